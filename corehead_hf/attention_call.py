@@ -1,0 +1,111 @@
+"""The words of the seam: one layer's attention call, a mode that answers it, the state that holds the modes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import nn
+
+Answer = tuple[torch.Tensor, "torch.Tensor | None"]  # output [B, T, Hq, D], attention weights where the backend has them
+Attend = Callable[["AttentionCall"], Answer]
+
+
+class Mode(Protocol):
+    """Something that watches or changes the attention of a model while it is on.
+
+    `order` sorts the modes that are on at the same time: a mode's `attend` wraps those of a higher order.
+    """
+
+    order: ClassVar[int]
+
+    def attend(self, call: AttentionCall, inner: Attend) -> Answer:
+        """Answer one layer's call: (output [B, T, Hq, D], attention weights or None). `inner(call)` is what would run."""
+        ...
+
+
+@dataclass
+class CoReState:
+    """What one model's CoRe-aware modules share: the modes that are on, outermost first. Never in the state dict."""
+
+    modes: list[Mode] = field(default_factory=list)
+
+    def add(self, mode: Mode) -> None:
+        self.modes = sorted([*self.modes, mode], key=lambda m: m.order)
+
+    def remove(self, mode: Mode) -> None:
+        self.modes = [m for m in self.modes if m is not mode]
+
+
+@dataclass
+class AttentionCall:
+    """One layer's call into the attention interface, after RoPE, q/k norm and the cache update.
+
+    Attributes:
+        module: the CoRe-aware attention module.
+        query: [B, Hq, T, D]; its first row stands at absolute position `past_length`.
+        key, value: [B, Hkv, S, D], S = past_length + T: empty slots of a static cache are cut off.
+        attention_mask: as the user's dense backend gets it: None, bool or additive [B, 1, T or 1, S], bool [B, S], BlockMask.
+        past_length: tokens in the cache before this call. 0 while no mode is on, because nothing needs it then.
+        kwargs: the rest of the call: scaling, dropout, sliding_window, ...
+    """
+
+    module: nn.Module
+    query: torch.Tensor
+    key: torch.Tensor
+    value: torch.Tensor
+    attention_mask: Any
+    past_length: int
+    kwargs: dict[str, Any]
+
+    @property
+    def layer(self) -> int:
+        return self.module.layer_idx  # type: ignore[return-value]
+
+    @property
+    def scaling(self) -> float:
+        return self.kwargs["scaling"]
+
+    @property
+    def num_queries(self) -> int:
+        return self.query.shape[2]
+
+    @property
+    def end(self) -> int:
+        """Absolute position after the last query row: T + past_length."""
+        return self.past_length + self.num_queries
+
+    def first_token(self) -> torch.Tensor | None:
+        """Left padding of each sequence, int64 [B] = index of its first real token; None where there is no mask."""
+        mask = self.attention_mask
+        if mask is None:
+            return None
+        if not isinstance(mask, torch.Tensor) or mask.dim() not in (2, 4):
+            raise ValueError(
+                f"padding cannot be read from a mask of type {type(mask).__name__}; use the sdpa, eager or flash backend."
+            )
+        row = mask[:, : self.end] if mask.dim() == 2 else mask[:, 0, -1, : self.end]
+        if row.is_floating_point():
+            row = row > torch.finfo(row.dtype).min / 2  # additive: 0 may be attended
+        return row.bool().int().argmax(dim=1)
+
+    def refuse_packed(self, what: str) -> None:
+        """Raise where one row of the batch holds several sequences: positions then mean nothing to a mode."""
+        if self.kwargs.get("cache") is not None or self.kwargs.get("cu_seq_lens_q") is not None:
+            raise ValueError(
+                f"{what} was asked in a packed or continuous-batching call; it needs one sequence per batch row. "
+                "Run a padded batch with generate() or forward() instead."
+            )
+
+    def without_empty_slots(self) -> AttentionCall:
+        """The call with the keys of a static cache cut to the tokens that exist."""
+        if self.key.shape[2] <= self.end:
+            return self
+        mask = self.attention_mask
+        if isinstance(mask, torch.Tensor):
+            mask = mask[..., : self.end]
+        key, value = self.key[:, :, : self.end], self.value[:, :, : self.end]
+        return dataclasses.replace(self, key=key, value=value, attention_mask=mask)

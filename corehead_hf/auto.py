@@ -1,0 +1,101 @@
+"""AutoCoReModel: load a supported model, or take a live one, with CoRe-aware attention."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, AutoModelForImageTextToText, PretrainedConfig
+
+from corehead_hf.attention import NAME
+from corehead_hf.families import family_of_config
+from corehead_hf.head_map import HeadMap
+from corehead_hf.model import CoReModelMixin
+from corehead_hf.patching import install_core
+
+logger = logging.getLogger(__name__)
+
+# What AutoConfig needs to find the same repository the weights come from.
+_HUB_ARGUMENTS = (
+    "cache_dir",
+    "force_download",
+    "local_files_only",
+    "token",
+    "revision",
+    "subfolder",
+    "proxies",
+    "trust_remote_code",
+    "code_revision",
+)
+
+
+class AutoCoReModel:
+    """Loads models the way AutoModelForImageTextToText does; what it returns is the native class with CoRe's methods."""
+
+    def __init__(self) -> None:
+        raise OSError(
+            "AutoCoReModel is not instantiated; use AutoCoReModel.from_pretrained(name) or AutoCoReModel.from_model(model)."
+        )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *model_args: Any,
+        head_map: HeadMap | str | Path | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Load a model of a supported family and install CoRe.
+
+        Args:
+            pretrained_model_name_or_path: Hub id or folder.
+            head_map: a head map to load as well; see CoReModelMixin.load_head_map.
+            kwargs: everything AutoModelForImageTextToText.from_pretrained takes. `attn_implementation` names the dense
+                backend, as always; `dtype` defaults to "auto" on every transformers version.
+
+        Returns:
+            The native model with the methods of CoReModelMixin; with output_loading_info=True a pair, as upstream.
+
+        Raises:
+            ValueError: the model type is not supported (before any weight is read), or attn_implementation names CoRe.
+        """
+        config = kwargs.pop("config", None)
+        if not isinstance(config, PretrainedConfig):
+            source = pretrained_model_name_or_path if config is None else config
+            config = AutoConfig.from_pretrained(source, **{k: kwargs[k] for k in _HUB_ARGUMENTS if k in kwargs})
+        family_of_config(config)
+        implementation = kwargs.get("attn_implementation")
+        named = implementation.values() if isinstance(implementation, dict) else [implementation]
+        if NAME in named:
+            raise ValueError(
+                f"attn_implementation={implementation!r} was asked; it names the dense backend that CoRe runs on "
+                "(sdpa, eager, flash_attention_2, ...). CoRe itself is always installed."
+            )
+        if "torch_dtype" not in kwargs:
+            kwargs.setdefault("dtype", "auto")
+        loaded = AutoModelForImageTextToText.from_pretrained(
+            pretrained_model_name_or_path, *model_args, config=config, **kwargs
+        )
+        model = cls.from_model(loaded[0] if isinstance(loaded, tuple) else loaded, head_map=head_map)
+        return (model, *loaded[1:]) if isinstance(loaded, tuple) else model
+
+    @classmethod
+    def from_model(cls, model: Any, *, head_map: HeadMap | str | Path | None = None) -> Any:
+        """Install CoRe in a live model, in place: one loaded with PEFT, quantised, or dispatched over devices.
+
+        Returns:
+            The same object.
+
+        Raises:
+            ValueError: the model's family is not supported, or the head map does not fit.
+            RuntimeError: CoRe is already installed.
+        """
+        install_core(model, CoReModelMixin)
+        if head_map is not None:
+            try:
+                model.load_head_map(head_map)
+            except Exception:
+                model.uninstall_core()
+                raise
+        return model

@@ -1,0 +1,1 @@
+"""Data sets: real file formats and Glyphs, as Examples."""

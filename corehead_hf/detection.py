@@ -1,0 +1,89 @@
+"""measure: Examples in, head map out. One prefill a batch, question rows only, sums in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+import torch
+import transformers
+from transformers.utils import logging as transformers_logging
+
+from corehead_hf._version import __version__
+from corehead_hf.data.example import Example
+from corehead_hf.families import family_of
+from corehead_hf.head_map import HeadMap
+from corehead_hf.patching import native_model
+
+
+def measure(
+    model: Any,
+    processor: Any,
+    examples: Iterable[Example],
+    *,
+    dataset: str,
+    base_model_revision: str | None = None,
+    batch_size: int = 8,
+) -> HeadMap:
+    """Rank a model's heads by Retrieval Attention Mass over annotated examples (Algorithm 1).
+
+    Args:
+        model: a CoRe-wrapped model.
+        processor: its processor; see load_processor.
+        examples: any iterable; consecutive ones share a left-padded batch.
+        dataset: a name for the data, kept in the head map.
+        base_model_revision: the commit the weights came from, kept in the head map; None for a local model.
+        batch_size: examples a prefill.
+
+    Returns:
+        HeadMap of the mean RAM per head, with its standard deviation over examples.
+
+    Raises:
+        ValueError: no examples, or an example that the family cannot map.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size} was asked; it must be at least 1.")
+    native = native_model(model)
+    family, text = family_of(native), native.config.get_text_config()
+    total = torch.zeros(text.num_hidden_layers, text.num_attention_heads, dtype=torch.float64)
+    squares, count = torch.zeros_like(total), 0
+    known = len(examples) if hasattr(examples, "__len__") else None  # type: ignore[arg-type]
+    with transformers_logging.tqdm(total=known, desc="measuring RAM", unit="example") as progress:
+        for batch in _batches(examples, batch_size):
+            prepared = family.prepare(processor, batch).to(native.device, native.dtype)
+            with model.record_attention(prepared.question_mask, prepared.evidence_mask) as recording:
+                model.prefill(**prepared.inputs)
+            ram = recording.ram.double()  # [B, L, Hq]
+            total += ram.sum(dim=0)
+            squares += ram.square().sum(dim=0)
+            count += len(batch)
+            progress.update(len(batch))
+    if count == 0:
+        raise ValueError(f"dataset {dataset!r} gave no examples; a head map needs at least one.")
+    mean = total / count
+    spread = (squares / count - mean.square()).clamp(min=0).sqrt()
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return HeadMap(
+        scores=mean.float(),
+        count=torch.full((text.num_hidden_layers,), count),
+        spread=spread.float(),
+        base_model_name_or_path=native.config._name_or_path,
+        base_model_revision=base_model_revision,
+        model_type=native.config.model_type,
+        num_layers=text.num_hidden_layers,
+        num_heads=text.num_attention_heads,
+        num_kv_heads=text.num_key_value_heads,
+        head_dim=head_dim,
+        dataset=dataset,
+        num_examples=count,
+        question_rule=family.question_rule,
+        view_rule=family.view_rule,
+        versions={"corehead_hf": __version__, "torch": torch.__version__, "transformers": transformers.__version__},
+    )
+
+
+def _batches(examples: Iterable[Example], size: int) -> Iterator[list[Example]]:
+    iterator = iter(examples)
+    while batch := list(islice(iterator, size)):
+        yield batch

@@ -1,0 +1,189 @@
+"""What a CoRe-wrapped model can do: record, ablate, hybrid prefill, head map. Nothing else about the model changes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from corehead_hf.attention_call import CoReState, Mode
+from corehead_hf.head_map import HeadMap
+from corehead_hf.kernels import resolve_backend
+from corehead_hf.modes import AblateHeads, HybridPrefill, RecordAttention, RecordOutputs
+from corehead_hf.patching import native_model, uninstall_core
+
+logger = logging.getLogger(__name__)
+
+Heads = torch.Tensor | Iterable[tuple[int, int]]
+
+
+class CoReModelMixin:
+    """Methods added to a native model by AutoCoReModel; isinstance with the native class still holds.
+
+    A context manager turns its mode on for the block, also when the block raises; they nest. Modes act on every thread that
+    runs this model.
+    """
+
+    core_state: CoReState
+
+    @property
+    def head_map(self) -> HeadMap | None:
+        """The head map in use, or None."""
+        return self.__dict__.get("core_head_map")
+
+    def load_head_map(self, source: HeadMap | str | Path) -> HeadMap:
+        """Take a head map: a HeadMap, or the folder of one.
+
+        Raises:
+            ValueError: the map was made for another architecture, or its files are broken.
+            FileNotFoundError: there is no such folder.
+        """
+        head_map = source if isinstance(source, HeadMap) else HeadMap.from_pretrained(source)
+        head_map.check_fits(native_model(self))  # type: ignore[arg-type]
+        self.__dict__["core_head_map"] = head_map
+        return head_map
+
+    def enable_hybrid(
+        self,
+        keep: float | int | None = None,
+        *,
+        heads: Heads | None = None,
+        sink_size: int = 128,
+        window_size: int = 2048,
+        chunked: bool = False,
+        backend: str = "auto",
+    ) -> None:
+        """Prefill with few dense heads from now on, until disable_hybrid(); called again, it replaces the settings.
+
+        Prompts of at most window_size tokens run native dense attention, where nothing would differ.
+
+        Args:
+            keep: the dense heads as a share in (0, 1] of all heads or as a count: the top ones of the loaded head map.
+            heads: instead of keep, the dense heads themselves: bool [L, Hq] or (layer, head) pairs.
+            sink_size, window_size: tokens a streaming head sees; the window includes the query itself.
+            chunked: also treat T > 1 calls on a filled cache as prefill (chunked prefill, a second turn). Leave it off
+                with speculative decoding, whose verification steps look the same.
+            backend: of kernels.hybrid_attention; "auto" takes the fastest for the device.
+
+        Raises:
+            ValueError: keep without a head map, keep and heads both or neither, a value out of range, an unknown
+                backend, or a model with natively sliding layers.
+        """
+        if (keep is None) == (heads is None):
+            raise ValueError(f"enable_hybrid takes keep or heads, one of them; got keep={keep!r} and heads={heads!r}.")
+        if keep is not None:
+            if self.head_map is None:
+                raise ValueError(
+                    f"enable_hybrid(keep={keep!r}) needs a head map and none is loaded; call load_head_map(...) first, "
+                    "measure one with corehead_hf.measure(...), or pass heads=."
+                )
+            dense = self.head_map.top(keep)
+        else:
+            assert heads is not None
+            dense = self._as_heads(heads)
+        for name, value, least in (("sink_size", sink_size, 0), ("window_size", window_size, 1)):
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ValueError(f"{name}={value!r} was asked; it must be an int >= {least}, in tokens.")
+        layer_types = getattr(self._text_config(), "layer_types", None) or []
+        if "sliding_attention" in layer_types:
+            raise ValueError(
+                "hybrid prefill is for models whose layers all attend fully; this one has "
+                f"{layer_types.count('sliding_attention')} natively sliding layers."
+            )
+        resolved = resolve_backend(backend, self.device)  # type: ignore[attr-defined]
+        self.disable_hybrid()
+        mode = HybridPrefill(dense, sink_size, window_size, chunked, resolved)
+        self.core_state.add(mode)
+        logger.info("hybrid prefill: %d of %d heads dense, backend %s", int(dense.sum()), dense.numel(), resolved)
+
+    def disable_hybrid(self) -> None:
+        """Back to native prefill; nothing happens where hybrid prefill is off."""
+        for mode in [m for m in self.core_state.modes if isinstance(m, HybridPrefill)]:
+            self.core_state.remove(mode)
+
+    @property
+    def hybrid(self) -> HybridPrefill | None:
+        """The settings of the hybrid prefill in force, or None."""
+        return next((m for m in self.core_state.modes if isinstance(m, HybridPrefill)), None)
+
+    @property
+    def hybrid_backend(self) -> str | None:
+        """The kernel backend hybrid prefill runs on, or None while it is off."""
+        return None if self.hybrid is None else self.hybrid.backend
+
+    @contextmanager
+    def ablate_heads(self, heads: Heads, variant: str = "zero", **options: Any) -> Iterator[AblateHeads]:
+        """Ablate heads inside the block, in prefill and decode.
+
+        Args:
+            heads: bool [L, Hq] or (layer, head) pairs.
+            variant: "zero", "mean", "visual" or "stream"; see modes.AblateHeads for what each needs in options.
+        """
+        with self._turned_on(AblateHeads(self._as_heads(heads), variant, **options)) as mode:
+            yield mode
+
+    @contextmanager
+    def record_attention(
+        self, question_mask: torch.Tensor, evidence_mask: torch.Tensor, **options: Any
+    ) -> Iterator[RecordAttention]:
+        """Record the attention of the question rows during one prefill inside the block.
+
+        Args:
+            question_mask: bool [B, T], the rows that are averaged.
+            evidence_mask: bool [B, T], the columns that hold the evidence.
+            options: visual_mask, measure_key_tokens, keep_rows of modes.RecordAttention.
+
+        Yields:
+            The recording; read .ram and the other results after the prefill.
+        """
+        with self._turned_on(RecordAttention(question_mask, evidence_mask, **options)) as mode:
+            yield mode
+
+    @contextmanager
+    def record_outputs(self) -> Iterator[RecordOutputs]:
+        """Record every head's mean output inside the block, for ablate_heads(variant="mean")."""
+        with self._turned_on(RecordOutputs()) as mode:
+            yield mode
+
+    @torch.no_grad()
+    def prefill(self, **inputs: Any) -> Any:
+        """One forward of the backbone without vocabulary logits; takes what forward takes, keeps no cache by default."""
+        return native_model(self).model(**{"use_cache": False, **inputs})  # type: ignore[arg-type, operator, union-attr]
+
+    def uninstall_core(self) -> None:
+        """Give the model back exactly as it came; turns every mode off."""
+        uninstall_core(self)  # type: ignore[arg-type]
+
+    @contextmanager
+    def _turned_on(self, mode: Any) -> Iterator[Any]:
+        known: Mode = mode
+        self.core_state.add(known)
+        try:
+            yield mode
+        finally:
+            self.core_state.remove(known)
+
+    def _text_config(self) -> Any:
+        return native_model(self).config.get_text_config()  # type: ignore[arg-type, union-attr]
+
+    def _as_heads(self, heads: Heads) -> torch.Tensor:
+        config = self._text_config()
+        shape = (config.num_hidden_layers, config.num_attention_heads)
+        if not isinstance(heads, torch.Tensor):
+            pairs = [(int(layer), int(head)) for layer, head in heads]
+            for layer, head in pairs:
+                if not (0 <= layer < shape[0] and 0 <= head < shape[1]):
+                    raise ValueError(f"head ({layer}, {head}) was asked; the model has {shape[0]} layers x {shape[1]} heads.")
+            mask = torch.zeros(shape, dtype=torch.bool)
+            for layer, head in pairs:
+                mask[layer, head] = True
+            return mask
+        if tuple(heads.shape) != shape or heads.dtype != torch.bool:
+            raise ValueError(
+                f"heads is {heads.dtype} {list(heads.shape)}; it must be torch.bool {list(shape)} (layers, query heads)."
+            )
+        return heads.cpu()

@@ -1,0 +1,143 @@
+"""Put CoRe into a live model and take it out again: the only file that changes somebody's model.
+
+Every decoder attention module keeps its identity and gets a CoRe-aware class; the model gets the methods of a mixin; the
+text model gets one forward pre-hook. Parameters, state dict, config, vision tower and masks stay the native ones.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+from transformers import AttentionInterface
+
+from corehead_hf.attention import NAME, CoReAttention, core_attention, core_class
+from corehead_hf.attention_call import CoReState
+from corehead_hf.families import Family, family_of
+
+
+def native_model(model: nn.Module) -> nn.Module:
+    """The transformers model inside a PEFT wrapper, or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def decoder_attentions(model: nn.Module) -> list[nn.Module]:
+    """The text decoder's self-attention modules, in layer order; CoRe-aware ones count as well."""
+    return sorted(_find_attentions(native_model(model)), key=lambda module: module.layer_idx)
+
+
+def _find_attentions(model: nn.Module) -> Iterator[nn.Module]:
+    for module in model.modules():
+        native_class = getattr(type(module), "native_class", type(module))
+        code = getattr(inspect.unwrap(native_class.forward), "__code__", None)
+        # Vision attention is not causal; a class that does not name the interface cannot be reached through it.
+        if (
+            getattr(module, "is_causal", False)
+            and hasattr(module, "layer_idx")
+            and hasattr(module, "o_proj")
+            and code is not None
+            and "ALL_ATTENTION_FUNCTIONS" in code.co_names
+        ):
+            yield module
+
+
+def install_core(model: nn.Module, mixin: type) -> None:
+    """Make the model's decoder attentions CoRe-aware and add the mixin's methods to the model.
+
+    Args:
+        model: a live model of a supported family, or a PEFT model around one.
+        mixin: the class whose methods the model gets; it goes in front of the model's own class.
+
+    Raises:
+        ValueError: the model's family is not supported.
+        RuntimeError: CoRe is already installed, or the decoder has not the attention modules the family promises.
+    """
+    if "core_state" in model.__dict__ or any(isinstance(m, CoReAttention) for m in model.modules()):
+        raise RuntimeError("CoRe is already installed in this model; call model.uninstall_core() first.")
+    family: Family = family_of(native_model(model))
+    attentions = decoder_attentions(model)
+    expected = native_model(model).config.get_text_config().num_hidden_layers
+    if [module.layer_idx for module in attentions] != list(range(expected)):
+        raise RuntimeError(
+            f"{family.model_type} should have {expected} decoder attentions that call the attention interface; found "
+            f"layers {[module.layer_idx for module in attentions]}. This transformers version is not supported; see README."
+        )
+    AttentionInterface.register(NAME, core_attention)
+    state = CoReState()
+    for module in attentions:
+        _swap_class(module, core_class(type(module)))
+        module.core_state = state
+    family.text_model(native_model(model)).register_forward_pre_hook(_prepare_text_call, with_kwargs=True)
+    _swap_class(model, _mixed_class(type(model), mixin))
+    model.core_state = state
+
+
+def uninstall_core(model: nn.Module) -> None:
+    """Give back exactly what install_core got: classes, attributes, hooks. The weights were never touched.
+
+    Raises:
+        RuntimeError: CoRe is not installed in this model.
+    """
+    if "core_state" not in model.__dict__:
+        raise RuntimeError("CoRe is not installed in this model; there is nothing to take out.")
+    for module in decoder_attentions(model):
+        del module.core_state
+        _swap_class(module, module.native_class)
+    text_model = family_of(native_model(model)).text_model(native_model(model))
+    for key in [k for k, hook in text_model._forward_pre_hooks.items() if hook is _prepare_text_call]:
+        del text_model._forward_pre_hooks[key]
+        text_model._forward_pre_hooks_with_kwargs.pop(key, None)
+    for name in [name for name in model.__dict__ if name.startswith("core_")]:
+        del model.__dict__[name]
+    _swap_class(model, model.native_class)
+
+
+def _prepare_text_call(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    """Let the modes that are on see the text model's call before transformers builds a mask from it."""
+    state: CoReState = decoder_state(module)
+    for mode in state.modes:
+        prepare = getattr(mode, "prepare", None)
+        if prepare is not None:
+            kwargs = prepare(module, kwargs)
+    return args, kwargs
+
+
+def decoder_state(text_model: nn.Module) -> CoReState:
+    """The state that the attention modules under a text model share."""
+    return next(m.core_state for m in text_model.modules() if isinstance(m, CoReAttention))
+
+
+@functools.cache
+def _mixed_class(native_class: type, mixin: type) -> type:
+    # Same name and module as the native class: save_pretrained writes the class name into config.json, and
+    # transformers 4.57 looks its output recorders up by it.
+    body = {
+        "__module__": native_class.__module__,
+        "__qualname__": native_class.__qualname__,
+        "__doc__": native_class.__doc__,
+        "__reduce_ex__": lambda self, protocol: (_rebuild, (native_class, mixin), self.__dict__.copy()),
+        "native_class": native_class,
+    }
+    return type(native_class.__name__, (mixin, native_class), body)
+
+
+def _rebuild(native_class: type, mixin: type) -> nn.Module:
+    model = native_class.__new__(native_class)
+    model.__class__ = _mixed_class(native_class, mixin)
+    return model
+
+
+def _swap_class(module: nn.Module, new_class: type) -> None:
+    old_forward, new_forward = type(module).forward, new_class.forward
+    module.__class__ = new_class
+    # Output recording of transformers <= 5.0 and accelerate's hooks leave a bound copy of forward on the instance.
+    for name in ("forward", "_old_forward"):
+        bound = module.__dict__.get(name)
+        if isinstance(bound, types.MethodType) and bound.__self__ is module and bound.__func__ is old_forward:
+            module.__dict__[name] = types.MethodType(new_forward, module)
+
+

@@ -1,0 +1,121 @@
+"""The one observation all measures start from: the question-averaged attention row of every head of one layer.
+
+    row[b, h, j] = 1/|Q_b| * sum over i in Q_b of softmax_j(scaling * q_i . k_j + mask)
+
+Computed for the question rows only, one kv head at a time; the T x S matrix is never built.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from corehead_hf.attention_call import AttentionCall
+
+
+def question_row_sums(call: AttentionCall, question_mask: torch.Tensor) -> torch.Tensor:
+    """Sum of the attention rows of the question tokens that stand in this call.
+
+    Args:
+        call: one layer's attention call; its rows stand at positions past_length .. past_length + T - 1.
+        question_mask: bool [B, N] over absolute positions, on the CPU: row counts are read without a device sync.
+
+    Returns:
+        float32 [B, Hq, past_length + T]; the mean is this over the number of question tokens.
+
+    Raises:
+        ValueError: the call's mask is of a form that is not understood.
+
+    Cost: O(|Q| * S * D) per head; peak extra memory |Q| * S * G floats, one kv head's rows, whatever T is.
+    """
+    call = call.without_empty_slots()
+    query, key = call.query, call.key
+    batch, num_heads, num_queries, head_dim = query.shape
+    num_kv_heads, num_keys = key.shape[1], key.shape[2]
+    group = num_heads // num_kv_heads
+    first_key = call.end - num_keys  # > 0 where a sliding cache has dropped its oldest keys
+    sums = query.new_zeros(batch, num_heads, call.end, dtype=torch.float32)
+    rows, weights = _rows_in_call(call, question_mask)
+    if rows.shape[1] == 0:
+        return sums
+    rows, weights = rows.to(query.device), weights.to(query.device)
+    visible = visible_keys(call, rows)
+    asked = query.gather(2, rows[:, None, :, None].expand(batch, num_heads, -1, head_dim)).float()
+    for kv_head in range(num_kv_heads):
+        heads = slice(kv_head * group, (kv_head + 1) * group)
+        # One matrix product per kv head with the rows of its whole group: no copy of the keys per query head.
+        stacked = asked[:, heads].reshape(batch, -1, head_dim)
+        logits = torch.matmul(stacked, key[:, kv_head].float().transpose(1, 2)) * call.scaling
+        logits = logits.view(batch, group, -1, num_keys)
+        probabilities = torch.softmax(apply_mask(logits, visible), dim=-1)
+        sums[:, heads, first_key:] = (probabilities * weights[:, None, :, None]).sum(dim=2)
+    return sums
+
+
+def apply_mask(logits: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
+    """Logits with what may not be attended at -inf (bool) or lowered by the additive mask (float)."""
+    if visible.dtype == torch.bool:
+        return logits.masked_fill(~visible, float("-inf"))
+    return logits + visible.float()
+
+
+def _rows_in_call(call: AttentionCall, question_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Local row indices [B, R] and weights float32 [B, R] (0 where a sequence has fewer rows than the longest)."""
+    span = question_mask[:, call.past_length : call.end]
+    count = span.sum(dim=1)
+    longest = int(count.max())
+    # A stable sort brings each sequence's question rows to the front; spare slots repeat its last row with weight 0,
+    # so that a softmax over nothing (a padding row) never enters.
+    order = torch.argsort(span.int(), dim=1, descending=True, stable=True)[:, : max(longest, 0)]
+    slot = torch.arange(longest, device=span.device)
+    weights = (slot[None] < count[:, None]).float()
+    spare = call.num_queries - 1  # the last token of a left-padded batch is never padding
+    return torch.where(weights.bool(), order, spare), weights
+
+
+def visible_keys(call: AttentionCall, rows: torch.Tensor) -> torch.Tensor:
+    """What some rows of a call may attend, from whatever mask the dense backend was given.
+
+    Args:
+        rows: int64 [B, R], local row indices in 0 .. T - 1, on the call's device.
+
+    Returns:
+        bool (True = may attend) or additive float, [B, 1, R, S].
+
+    Raises:
+        ValueError: a mask of a form that is not understood.
+    """
+    mask: Any = call.attention_mask
+    num_keys, device = call.key.shape[2], call.query.device
+    first_key = call.end - num_keys
+    if mask is not None and hasattr(mask, "mask_mod"):  # flex attention's BlockMask
+        batch = torch.arange(rows.shape[0], device=device)[:, None, None]
+        head = torch.zeros((), dtype=torch.long, device=device)
+        return mask.mask_mod(batch, head, rows[:, :, None], torch.arange(num_keys, device=device)[None, None])[:, None]
+    if isinstance(mask, torch.Tensor) and mask.dim() == 4 and mask.shape[2] == call.num_queries:
+        mask = mask[:, :1, :, :num_keys].expand(rows.shape[0], -1, -1, -1)
+        return mask.gather(2, rows[:, None, :, None].expand(-1, 1, -1, mask.shape[-1]))
+    position = rows + call.past_length
+    column = torch.arange(num_keys, device=device) + first_key
+    visible = column[None, None] <= position[..., None]  # [B, R, S]
+    window = call.kwargs.get("sliding_window")
+    if window is not None:
+        visible &= column[None, None] > position[..., None] - window
+    if isinstance(mask, torch.Tensor):
+        visible = visible & _real_tokens(mask, num_keys)[:, None]
+    elif mask is not None:
+        raise ValueError(f"an attention mask of type {type(mask).__name__} was given; recording understands tensors.")
+    return visible[:, None]
+
+
+def _real_tokens(mask: torch.Tensor, num_keys: int) -> torch.Tensor:
+    """bool [B, S] from a 2-D padding mask or a padding row [B, 1, 1, S]."""
+    if mask.dim() == 4 and mask.shape[2] == 1:
+        mask = mask[:, 0, 0]
+    if mask.dim() != 2 or mask.shape[1] < num_keys:
+        raise ValueError(
+            f"an attention mask of shape {tuple(mask.shape)} was given for {num_keys} keys; recording understands "
+            "[B, S], [B, 1, T, S] and none."
+        )
+    return mask[:, :num_keys].bool()
