@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from corehead_hf._version import __version__
 from corehead_hf.data.example import Example
 from corehead_hf.families import family_of
 from corehead_hf.head_map import HeadMap
+from corehead_hf.head_map_fields import model_shape
 from corehead_hf.patching import native_model
 
 
@@ -23,6 +25,7 @@ def measure(
     examples: Iterable[Example],
     *,
     dataset: str,
+    base_model: str | None = None,
     base_model_revision: str | None = None,
     batch_size: int = 8,
 ) -> HeadMap:
@@ -33,6 +36,7 @@ def measure(
         processor: its processor; see load_processor.
         examples: any iterable; consecutive ones share a left-padded batch.
         dataset: a name for the data, kept in the head map.
+        base_model: the model's Hub id or name, kept in the head map; None takes where it was loaded from.
         base_model_revision: the commit the weights came from, kept in the head map; None for a local model.
         batch_size: examples a prefill.
 
@@ -40,7 +44,7 @@ def measure(
         HeadMap of the mean RAM per head, with its standard deviation over examples.
 
     Raises:
-        ValueError: no examples, or an example that the family cannot map.
+        ValueError: no examples, a model without a name (built from a configuration) and no base_model, or an example that the family cannot map.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} was asked; it must be at least 1.")
@@ -48,7 +52,7 @@ def measure(
     family, text = family_of(native), native.config.get_text_config()
     total = torch.zeros(text.num_hidden_layers, text.num_attention_heads, dtype=torch.float64)
     squares, count = torch.zeros_like(total), 0
-    known = len(examples) if hasattr(examples, "__len__") else None  # type: ignore[arg-type]
+    known = len(examples) if isinstance(examples, Sized) else None
     with transformers_logging.tqdm(total=known, desc="measuring RAM", unit="example") as progress:
         for batch in _batches(examples, batch_size):
             prepared = family.prepare(processor, batch).to(native.device, native.dtype)
@@ -63,24 +67,25 @@ def measure(
         raise ValueError(f"dataset {dataset!r} gave no examples; a head map needs at least one.")
     mean = total / count
     spread = (squares / count - mean.square()).clamp(min=0).sqrt()
-    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     return HeadMap(
-        scores=mean.float(),
+        scores=mean.float().clamp(0, 1),  # a softmax row may sum to a rounding error above 1
         count=torch.full((text.num_hidden_layers,), count),
         spread=spread.float(),
-        base_model_name_or_path=native.config._name_or_path,
+        base_model_name_or_path=_loaded_from(native) if base_model is None else base_model,
         base_model_revision=base_model_revision,
-        model_type=native.config.model_type,
-        num_layers=text.num_hidden_layers,
-        num_heads=text.num_attention_heads,
-        num_kv_heads=text.num_key_value_heads,
-        head_dim=head_dim,
+        **model_shape(native.config),
         dataset=dataset,
         num_examples=count,
         question_rule=family.question_rule,
         view_rule=family.view_rule,
         versions={"corehead_hf": __version__, "torch": torch.__version__, "transformers": transformers.__version__},
     )
+
+
+def _loaded_from(model: Any) -> str:
+    """Hub id of a model, or the name of the local folder it came from: a path would tell about this machine only."""
+    name = model.config._name_or_path
+    return Path(name).resolve().name if Path(name).is_dir() else name
 
 
 def _batches(examples: Iterable[Example], size: int) -> Iterator[list[Example]]:

@@ -43,7 +43,7 @@ class CoReModelMixin:
             FileNotFoundError: there is no such folder.
         """
         head_map = source if isinstance(source, HeadMap) else HeadMap.from_pretrained(source)
-        head_map.check_fits(native_model(self))  # type: ignore[arg-type]
+        head_map.check_fits(native_model(self))
         self.__dict__["core_head_map"] = head_map
         return head_map
 
@@ -94,7 +94,7 @@ class CoReModelMixin:
                 "hybrid prefill is for models whose layers all attend fully; this one has "
                 f"{layer_types.count('sliding_attention')} natively sliding layers."
             )
-        resolved = resolve_backend(backend, self.device)  # type: ignore[attr-defined]
+        resolved = resolve_backend(backend, native_model(self).device)
         self.disable_hybrid()
         mode = HybridPrefill(dense, sink_size, window_size, chunked, resolved)
         self.core_state.add(mode)
@@ -152,11 +152,11 @@ class CoReModelMixin:
     @torch.no_grad()
     def prefill(self, **inputs: Any) -> Any:
         """One forward of the backbone without vocabulary logits; takes what forward takes, keeps no cache by default."""
-        return native_model(self).model(**{"use_cache": False, **inputs})  # type: ignore[arg-type, operator, union-attr]
+        return native_model(self).model(**{"use_cache": False, **inputs})
 
     def uninstall_core(self) -> None:
         """Give the model back exactly as it came; turns every mode off."""
-        uninstall_core(self)  # type: ignore[arg-type]
+        uninstall_core(self)
 
     @contextmanager
     def _turned_on(self, mode: Any) -> Iterator[Any]:
@@ -168,7 +168,7 @@ class CoReModelMixin:
             self.core_state.remove(known)
 
     def _text_config(self) -> Any:
-        return native_model(self).config.get_text_config()  # type: ignore[arg-type, union-attr]
+        return native_model(self).config.get_text_config()
 
     def _as_heads(self, heads: Heads) -> torch.Tensor:
         config = self._text_config()

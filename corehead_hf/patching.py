@@ -20,17 +20,17 @@ from corehead_hf.attention_call import CoReState
 from corehead_hf.families import Family, family_of
 
 
-def native_model(model: nn.Module) -> nn.Module:
+def native_model(model: Any) -> Any:
     """The transformers model inside a PEFT wrapper, or the model itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def decoder_attentions(model: nn.Module) -> list[nn.Module]:
+def decoder_attentions(model: Any) -> list[Any]:
     """The text decoder's self-attention modules, in layer order; CoRe-aware ones count as well."""
     return sorted(_find_attentions(native_model(model)), key=lambda module: module.layer_idx)
 
 
-def _find_attentions(model: nn.Module) -> Iterator[nn.Module]:
+def _find_attentions(model: Any) -> Iterator[Any]:
     for module in model.modules():
         native_class = getattr(type(module), "native_class", type(module))
         code = getattr(inspect.unwrap(native_class.forward), "__code__", None)
@@ -45,7 +45,7 @@ def _find_attentions(model: nn.Module) -> Iterator[nn.Module]:
             yield module
 
 
-def install_core(model: nn.Module, mixin: type) -> None:
+def install_core(model: Any, mixin: type) -> None:
     """Make the model's decoder attentions CoRe-aware and add the mixin's methods to the model.
 
     Args:
@@ -69,14 +69,14 @@ def install_core(model: nn.Module, mixin: type) -> None:
     AttentionInterface.register(NAME, core_attention)
     state = CoReState()
     for module in attentions:
-        _swap_class(module, core_class(type(module)))
+        _swap_class(module, core_class(type(module)))  # type: ignore[arg-type]
         module.core_state = state
     family.text_model(native_model(model)).register_forward_pre_hook(_prepare_text_call, with_kwargs=True)
-    _swap_class(model, _mixed_class(type(model), mixin))
+    _swap_class(model, _mixed_class(type(model), mixin))  # type: ignore[arg-type]
     model.core_state = state
 
 
-def uninstall_core(model: nn.Module) -> None:
+def uninstall_core(model: Any) -> None:
     """Give back exactly what install_core got: classes, attributes, hooks. The weights were never touched.
 
     Raises:
@@ -125,13 +125,13 @@ def _mixed_class(native_class: type, mixin: type) -> type:
     return type(native_class.__name__, (mixin, native_class), body)
 
 
-def _rebuild(native_class: type, mixin: type) -> nn.Module:
+def _rebuild(native_class: Any, mixin: type) -> Any:
     model = native_class.__new__(native_class)
     model.__class__ = _mixed_class(native_class, mixin)
     return model
 
 
-def _swap_class(module: nn.Module, new_class: type) -> None:
+def _swap_class(module: Any, new_class: Any) -> None:
     old_forward, new_forward = type(module).forward, new_class.forward
     module.__class__ = new_class
     # Output recording of transformers <= 5.0 and accelerate's hooks leave a bound copy of forward on the instance.
@@ -139,5 +139,3 @@ def _swap_class(module: nn.Module, new_class: type) -> None:
         bound = module.__dict__.get(name)
         if isinstance(bound, types.MethodType) and bound.__self__ is module and bound.__func__ is old_forward:
             module.__dict__[name] = types.MethodType(new_forward, module)
-
-

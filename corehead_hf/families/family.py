@@ -29,6 +29,8 @@ class Prepared:
         evidence_mask: bool [B, T], the visual tokens that overlap the evidence.
         visual_mask: bool [B, T], all visual tokens, newline tokens included.
         examples: the B examples.
+        places: per example, for each visual token in order: the image it shows and its rectangle there, None for a token
+            that shows no place (a newline).
     """
 
     inputs: dict[str, torch.Tensor]
@@ -36,6 +38,7 @@ class Prepared:
     evidence_mask: torch.Tensor
     visual_mask: torch.Tensor
     examples: tuple[Example, ...]
+    places: tuple[list[tuple[int, Rectangle | None]], ...]
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Prepared:
         """The same on a device; floating inputs (pixels) in `dtype` where one is given."""
@@ -88,19 +91,19 @@ class Family(ABC):
         ids = inputs["input_ids"]
         visual_mask = ids == processor.image_token_id
         evidence_mask = torch.zeros_like(visual_mask)
-        rectangles = self.token_rectangles(processor, inputs, batch)
-        for row, example in enumerate(batch):
-            per_token = [(image, rect) for image, rects in enumerate(rectangles[row]) for rect in rects]
-            places = visual_mask[row].nonzero().flatten()
-            if len(places) != len(per_token):
+        places = []
+        for row, rectangles in enumerate(self.token_rectangles(processor, inputs, batch)):
+            example, columns = batch[row], visual_mask[row].nonzero().flatten()
+            places.append([(image, rect) for image, rects in enumerate(rectangles) for rect in rects])
+            if len(columns) != len(places[row]):
                 raise ValueError(
-                    f"example {example.id!r}: {len(places)} visual tokens in the prompt, {len(per_token)} by the geometry "
+                    f"example {example.id!r}: {len(columns)} visual tokens in the prompt, {len(places[row])} by the geometry "
                     f"of {self.model_type}. This form of input is not mapped; use one the family's file describes."
                 )
-            shown = [any(_overlaps(rect, image, box) for box in example.evidence) for image, rect in per_token]
-            evidence_mask[row, places] = torch.tensor(shown, dtype=torch.bool)
+            shown = [any(_overlaps(rect, image, box) for box in example.evidence) for image, rect in places[row]]
+            evidence_mask[row, columns] = torch.tensor(shown, dtype=torch.bool)
         question_mask = torch.stack([_question_rows(processor.tokenizer, ids[i], e) for i, e in enumerate(batch)])
-        return Prepared(inputs, question_mask, evidence_mask, visual_mask, batch)
+        return Prepared(inputs, question_mask, evidence_mask, visual_mask, batch, tuple(places))
 
     def _render(self, processor: Any, example: Example) -> str:
         content = [{"type": "image"} for _ in example.images] + [{"type": "text", "text": example.question}]

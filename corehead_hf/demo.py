@@ -1,0 +1,189 @@
+"""The whole road on the shipped tiny models: measure, rank, ablate, hybrid, figures. What `corehead demo` runs."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig
+from transformers.utils import logging as transformers_logging
+
+from corehead_hf import plots
+from corehead_hf.analysis.ablation import (
+    GroupAccuracy,
+    ablation_accuracy,
+    answer_accuracy,
+    count_from_gap,
+    hybrid_accuracy,
+)
+from corehead_hf.auto import AutoCoReModel
+from corehead_hf.data import glyphs
+from corehead_hf.detection import measure
+from corehead_hf.families import FAMILIES, Prepared, family_of
+from corehead_hf.head_map import HeadMap
+from corehead_hf.processor import load_processor
+
+logger = logging.getLogger(__name__)
+
+PAGES = (4, 6, 10)  # pages of 4 x 4 cells: 64, 96 and 160 visual tokens
+SINK_SIZE, WINDOW_SIZE = 4, 16  # far smaller than the asked cell's distance, as 128 and 2048 are on real prompts
+MEASURE_SEED, TEST_SEED = 777, 4242  # neither is a training seed
+CURVE_SEEDS = (0, 1)
+
+
+@dataclass
+class DemoResult:
+    """One family's numbers and what its figures are drawn from."""
+
+    model_name: str
+    head_map: HeadMap
+    dense: float
+    count: int
+    curve: list[GroupAccuracy]
+    hybrid: GroupAccuracy
+    num_examples: int
+    shown: Prepared
+    shown_rows: dict[str, torch.Tensor]
+
+    @property
+    def ablation(self) -> GroupAccuracy:
+        return next(point for point in self.curve if point.count == self.count)
+
+    def report(self) -> dict[str, Any]:
+        """The family's entry of report.json."""
+        groups = {
+            "ablate": {"k": self.count, **_group(self.ablation)},
+            "hybrid": {"keep": self.hybrid.count, **_group(self.hybrid)},
+        }
+        return {
+            "dense": self.dense,
+            **groups,
+            "ram": self.head_map.scores.tolist(),
+            "curve": [{"k": point.count, **_group(point)} for point in self.curve],
+            "top_heads": self.head_map.top(self.count).nonzero().tolist(),
+            "chance": 1 / len(glyphs.COLORS),
+            "n": self.num_examples,
+            "sink_size": SINK_SIZE,
+            "window_size": WINDOW_SIZE,
+            "model": self.model_name,
+            "versions": self.head_map.versions,
+        }
+
+
+def _group(point: GroupAccuracy) -> dict[str, Any]:
+    return {"top": point.top, "bottom": point.bottom, "random": point.random_mean, "random_per_seed": list(point.random)}
+
+
+def find_models(folder: str | Path | None = None) -> dict[str, Path]:
+    """The tiny models by family: every sub-folder that holds a checkpoint of a supported model type.
+
+    Args:
+        folder: where they are; None looks for hub_artifacts/ beside the installed package, as in a checkout.
+
+    Raises:
+        FileNotFoundError: none there; the message says where to get them.
+    """
+    place = Path(__file__).resolve().parent.parent / "hub_artifacts" if folder is None else Path(folder)
+    found: dict[str, Path] = {}
+    for config_file in sorted(place.glob("*/config.json")):
+        model_type = AutoConfig.from_pretrained(config_file.parent).model_type
+        if model_type in FAMILIES:
+            found.setdefault(model_type, config_file.parent)
+    if not found:
+        raise FileNotFoundError(
+            f"no tiny models in {place}. They ship in hub_artifacts/ of corehead_hf's source repository, not in the wheel: "
+            "check it out and pass --models PATH/TO/hub_artifacts, or train them with examples/train_glyphs.py."
+        )
+    return found
+
+
+def run_demo(
+    models: dict[str, Path], out: str | Path, *, num_examples: int = 210, num_measured: int = 48
+) -> dict[str, DemoResult]:
+    """Measure, ablate and run hybrid for every model, write figures and report.json.
+
+    Args:
+        models: family -> checkpoint folder.
+        out: folder of the results; made where missing.
+        num_examples: held-out examples an accuracy is taken over, a multiple of the three lengths.
+        num_measured: examples the head map is measured on.
+
+    Returns:
+        family -> DemoResult, in the order of `models`.
+    """
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    results = {family: _run_family(path, num_examples, num_measured) for family, path in models.items()}
+    for family, result in results.items():
+        (out / family).mkdir(exist_ok=True)
+        _draw({family: result}, out / family)
+    _draw(results, out)
+    report = {family: result.report() for family, result in results.items()}
+    (out / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return results
+
+
+def _run_family(path: Path, num_examples: int, num_measured: int) -> DemoResult:
+    model = AutoCoReModel.from_pretrained(path, dtype=torch.float32)
+    processor = load_processor(path)
+    examples = [e for pages in PAGES for e in glyphs.generate(num_measured // 3, seed=MEASURE_SEED, pages=pages)]
+    head_map = measure(model, processor, examples, dataset="glyphs", batch_size=num_measured // 3)
+    model.load_head_map(head_map)
+    count = count_from_gap(head_map)
+    family = family_of(model)
+    batches = [
+        family.prepare(processor, list(glyphs.generate(num_examples // 3, seed=TEST_SEED, pages=pages)))
+        for pages in PAGES
+    ]
+    counts = sorted({1, 2, count, int(0.1 * head_map.scores.numel())})
+    groups = 2 + len(CURVE_SEEDS)
+    passes = 1 + groups * (len(counts) + 1)
+    with transformers_logging.tqdm(total=passes * len(batches), desc=f"testing {family.model_type}") as progress:
+
+        def accuracy() -> float:
+            return answer_accuracy(model, processor, batches, on_batch=progress.update)
+
+        dense = accuracy()
+        curve = [ablation_accuracy(model, head_map, k, accuracy, seeds=CURVE_SEEDS) for k in counts]
+        sizes = {"sink_size": SINK_SIZE, "window_size": WINDOW_SIZE}
+        hybrid = hybrid_accuracy(model, head_map, count, accuracy, seeds=CURVE_SEEDS, **sizes)
+    total = sum(len(batch.examples) for batch in batches)
+    shown = family.prepare(processor, examples[num_measured // 3])
+    rows = _rows_to_show(model, shown, head_map)
+    return DemoResult(path.name, head_map, dense, count, curve, hybrid, total, shown, rows)
+
+
+def _rows_to_show(model: Any, prepared: Prepared, head_map: HeadMap) -> dict[str, torch.Tensor]:
+    with model.record_attention(prepared.question_mask, prepared.evidence_mask, keep_rows=True) as recording:
+        model.prefill(**prepared.inputs)
+    ranking = head_map.ranking().tolist()
+    chosen = {"top head": ranking[0], "second head": ranking[1], "bottom head": ranking[-1]}
+    return {f"{name} ({layer}, {head})": recording.rows[0, layer, head] for name, (layer, head) in chosen.items()}
+
+
+def _draw(results: dict[str, DemoResult], folder: Path) -> None:
+    many = len(results)
+    heatmap, heat_axes = plots.new_figure(1, many, size=(3.4 * many + 0.4, 4.2))
+    curves, curve_axes = plots.new_figure(1, many, size=(4.4 * many, 3.4))
+    for column, (family, result) in enumerate(results.items()):
+        plots.head_heatmap(result.head_map, mark=result.head_map.top(result.count), ax=heat_axes[0, column])
+        title = f"{family} ({result.num_examples} held-out examples)"
+        chance = 1 / len(glyphs.COLORS)
+        plots.ablation_curve(result.curve, dense=result.dense, chance=chance, title=title, ax=curve_axes[0, column])
+    heatmap.savefig(folder / "head_heatmap.png")
+    curves.savefig(folder / "ablation_curve.png")
+    lines = sum(len(result.shown_rows) for result in results.values())
+    widest = max(len(result.shown.examples[0].images) for result in results.values())
+    overlay, axes = plots.new_figure(lines, 1, size=(1.3 * widest + 0.6, 1.6 * lines + 0.6))
+    first = 0
+    for family, result in results.items():
+        rows = {f"{family}: {label}": row for label, row in result.shown_rows.items()}
+        example = result.shown.examples[0]
+        title = f"{example.question}  (answer: {example.answer}, its cell is framed)"
+        plots.attention_overlay(result.shown, rows, title=title, axes=axes[first : first + len(rows)])
+        first += len(rows)
+    overlay.savefig(folder / "attention_overlay.png")

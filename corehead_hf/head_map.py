@@ -1,0 +1,250 @@
+"""HeadMap: the RAM of every query head of one checkpoint, with the provenance needed to measure it again.
+
+Decides how heads are ranked and picked, and whether a map fits a model. What is valid in its fields is in
+head_map_fields.py, its files are head_map_format.py's; how RAM is measured is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import numbers
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from decimal import ROUND_HALF_UP, Decimal
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+import torch
+
+from corehead_hf._version import __version__
+from corehead_hf.head_map_fields import as_tensor, check_provenance, model_card, model_shape
+from corehead_hf.head_map_format import HeadMapFormatError, read_files, write_files
+
+logger = logging.getLogger(__name__)
+
+_TENSORS = ("scores", "spread", "count")
+
+
+def head_count(keep: float | int, num_layers: int, num_heads: int) -> int:
+    """How many of the num_layers * num_heads query heads `keep` stands for, in 1..L * Hq.
+
+    An int is the count: 1 is one head. A float in (0, 1] is a share: 1.0 is every head. It is rounded to the
+    nearest count, halves away from zero, in decimal as printed (0.145 of 100 is 14.5, so 15).
+
+    Raises:
+        TypeError: keep is a bool, or not a number.
+        ValueError: keep is out of range or NaN, or a share that rounds to no head.
+    """
+    total = num_layers * num_heads
+    asked = f"keep={keep!r} of {num_layers} layers x {num_heads} heads was asked for"
+    advice = f"pass a float in (0, 1] as a share of heads, or an int in 1..{total} as a count"
+    if isinstance(keep, bool) or not isinstance(keep, numbers.Real):
+        raise TypeError(f"{asked} - it is a {type(keep).__name__} - {advice}.")
+    is_count = isinstance(keep, numbers.Integral)
+    if not 0 < keep <= (total if is_count else 1):
+        raise ValueError(f"{asked} - {'a count' if is_count else 'a share'} out of range - {advice}.")
+    share = Decimal(repr(float(keep)))
+    count = int(keep) if is_count else int((share * total).to_integral_value(ROUND_HALF_UP))
+    if not count:
+        raise ValueError(f"{asked} - that rounds to 0 of {total} heads - {advice}.")
+    return count
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class HeadMap:
+    """RAM of every query head of one checkpoint, averaged over a data set.
+
+    Tensors are kept as CPU copies, and may be given as NumPy arrays or nested lists.
+
+    Args:
+        scores: float32 [L, Hq], mean RAM in [0, 1]; higher = reads the evidence more.
+        spread: float32 [L, Hq], standard deviation of RAM over the examples, in [0, 1].
+        count: int64 [L], examples behind each layer's means, in 1..num_examples; an int means all layers.
+        base_model_name_or_path: Hub id or path of the measured checkpoint.
+        base_model_revision: its commit, 40 lower-case hex digits; None for a local model.
+        model_type: `config.model_type` of the whole model, e.g. "qwen3_vl".
+        num_layers, num_heads, num_kv_heads, head_dim: L, Hq, Hkv (divides Hq) and D of the text decoder.
+        dataset: Hub id or name of the data set.
+        num_examples: examples measured.
+        question_rule: how the question tokens are chosen.
+        view_rule: which views of an image count as evidence.
+        versions: package -> version; at least torch, transformers and corehead_hf.
+
+    Raises:
+        TypeError, ValueError: a field is of another type or out of range, or contradicts another.
+    """
+
+    scores: torch.Tensor
+    spread: torch.Tensor
+    count: torch.Tensor
+    base_model_name_or_path: str
+    base_model_revision: str | None
+    model_type: str
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    dataset: str
+    num_examples: int
+    question_rule: str
+    view_rule: str
+    versions: dict[str, str]
+
+    def __post_init__(self) -> None:
+        check_provenance(self.__dict__)
+        shape = (self.num_layers, self.num_heads)
+        count = [self.count] * self.num_layers if isinstance(self.count, int) else self.count
+        checked = {
+            "scores": as_tensor("scores", self.scores, torch.float32, shape),
+            "spread": as_tensor("spread", self.spread, torch.float32, shape),
+            "count": as_tensor("count", count, torch.int64, shape[:1], 1, self.num_examples),
+            "versions": {package: str(version) for package, version in self.versions.items()},
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+
+    def __repr__(self) -> str:
+        layer, head = self.ranking()[0].tolist()
+        return (
+            f"HeadMap({self.base_model_name_or_path!r:.100}, {self.num_examples} examples of "
+            f"{self.dataset!r:.100}, {self.num_layers} layers x {self.num_heads} heads, top: "
+            f"layer {layer} head {head} with RAM {self.scores[layer, head]:.4f})"
+        )
+
+    @property
+    def uniform_count(self) -> int | None:
+        """The count that all layers share, or None if they differ."""
+        return int(self.count[0]) if bool((self.count == self.count[0]).all()) else None
+
+    def ranking(self) -> torch.Tensor:
+        """int64 [L * Hq, 2], rows of (layer, head), highest RAM first; ties by (layer, head), lower first."""
+        order = torch.sort(self.scores.flatten(), descending=True, stable=True).indices
+        return torch.stack((order // self.num_heads, order % self.num_heads), dim=1)
+
+    def top(self, keep: float | int) -> torch.Tensor:
+        """bool [L, Hq], True for the first heads of ranking(); keep as in head_count."""
+        return self._heads(self.ranking()[: head_count(keep, self.num_layers, self.num_heads)])
+
+    def bottom(self, keep: float | int) -> torch.Tensor:
+        """bool [L, Hq], True for the last heads of ranking(); keep as in head_count."""
+        return self._heads(self.ranking()[-head_count(keep, self.num_layers, self.num_heads) :])
+
+    def random(
+        self, keep: float | int, seed: int, exclude: torch.Tensor | None = None, layer_matched: bool = False
+    ) -> torch.Tensor:
+        """Heads drawn uniformly without replacement, the same on every platform and library version.
+
+        Head (l, h) gets raw output number l * Hq + h of NumPy's PCG64(seed), a stream NumPy keeps fixed; the
+        allowed heads with the smallest numbers are taken.
+
+        Args:
+            keep: as in head_count.
+            seed: >= 0.
+            exclude: bool [L, Hq], True = never drawn.
+            layer_matched: draw in every layer as many heads as exclude has there; keep must be their sum.
+
+        Returns:
+            bool [L, Hq].
+
+        Raises:
+            TypeError, ValueError: an argument is malformed or missing, or too few heads are left.
+        """
+        number = head_count(keep, self.num_layers, self.num_heads)
+        shape = (self.num_layers, self.num_heads)
+        none = np.zeros(shape, bool)
+        barred = as_tensor("exclude", none if exclude is None else exclude, torch.bool, shape).numpy()
+        if layer_matched and (exclude is None or barred.sum() != number):
+            raise ValueError(
+                f"{number} layer-matched heads (keep={keep!r}) were asked for - exclude has {barred.sum()} - "
+                f"pass an exclude of as many heads as keep."
+            )
+        # index() because PCG64(None) would draw its seed from the system.
+        draws = np.random.PCG64(operator.index(seed)).random_raw(barred.size)
+        # One row per quota: a layer, or the whole map.
+        quotas = barred.sum(axis=1).tolist() if layer_matched else [number]
+        rows = (len(quotas), -1)
+        heads = _draw(draws.reshape(rows), barred.reshape(rows), quotas)
+        return torch.from_numpy(heads.reshape(shape))
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Writes head_map_config.json, head_map.safetensors and README.md, the same bytes every time."""
+        tensors = {name: getattr(self, name) for name in _TENSORS}
+        provenance = {name: getattr(self, name) for name in _PROVENANCE}
+        card = model_card(provenance, self.scores, self.spread, self.ranking())
+        write_files(Path(directory), provenance, tensors, card, __version__)
+
+    @classmethod
+    def from_pretrained(cls, directory: str | Path) -> HeadMap:
+        """The head map saved in a local folder, which may come from a stranger.
+
+        Raises:
+            FileNotFoundError: directory is not an existing folder.
+            HeadMapFormatError: its files are missing, damaged, hostile, or of a format not known here.
+        """
+        if not Path(directory).is_dir():
+            raise FileNotFoundError(
+                f"the head map {str(directory)!r} was asked for - that is not an existing folder, and Hub "
+                f"ids are not yet readable by this version ({__version__}) - download it and pass its folder."
+            )
+        values = read_files(Path(directory), _PROVENANCE)
+        try:
+            head_map = cls(**values)
+        except (TypeError, ValueError) as error:
+            raise HeadMapFormatError(f"the head map {str(directory)!r} was asked for - {error}") from error
+        logger.info("read %r from %s", head_map, directory)
+        return head_map
+
+    def check_fits(self, model: Any) -> None:
+        """Refuses a model whose heads are not the ones measured.
+
+        A transformers model of the same shape but another name (a fine-tune, say) passes, with one warning.
+
+        Raises:
+            ValueError: model_type, layers, heads, kv heads or head_dim differ; all that differ are listed.
+        """
+        name = getattr(model.config, "_name_or_path", "")
+        differing = [
+            f"{field}: map has {getattr(self, field)!r} / model has {found!r}"
+            for field, found in model_shape(model.config).items()
+            if found != getattr(self, field)
+        ]
+        if differing:
+            raise ValueError(
+                f"the head map of {self.base_model_name_or_path!r} was asked to fit the model {name!r} - "
+                f"{'; '.join(differing)} - load the map of this checkpoint, or measure one."
+            )
+        # A local copy is known by its folder's name.
+        if PurePath(name).name != PurePath(self.base_model_name_or_path).name:
+            _warn_once(
+                f"this head map was measured on {self.base_model_name_or_path!r}, the model is {name!r}: "
+                f"their shapes agree, but training may have moved the heads"
+            )
+
+    def _heads(self, pairs: torch.Tensor) -> torch.Tensor:
+        heads = torch.zeros_like(self.scores, dtype=torch.bool)
+        heads[tuple(pairs.T)] = True
+        return heads
+
+
+_PROVENANCE = [field.name for field in fields(HeadMap) if field.name not in _TENSORS]
+
+
+def _draw(draws: np.ndarray, barred: np.ndarray, quotas: Sequence[int]) -> np.ndarray:
+    """bool like barred [R, C]: in row r, the quotas[r] smallest draws among those not barred."""
+    heads = np.zeros_like(barred)
+    for row, quota in enumerate(quotas):
+        free = np.flatnonzero(~barred[row])
+        if len(free) < quota:
+            place = f"layer {row}" if len(quotas) > 1 else "the map"
+            asked = f"{quota} random heads of {place} were asked for"
+            raise ValueError(f"{asked} - only {len(free)} are outside exclude - take fewer heads.")
+        heads[row, free[np.argsort(draws[row, free], kind="stable")[:quota]]] = True
+    return heads
+
+
+@functools.lru_cache(maxsize=1024)
+def _warn_once(message: str) -> None:
+    logger.warning(message)

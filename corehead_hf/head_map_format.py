@@ -1,0 +1,232 @@
+"""The three files of a head map: how they are written, and how untrusted ones are read.
+
+Decides names, size limits, JSON and tensor layout of format 1, and refuses everything else. What the values
+mean, and whether they make a valid map, is decided in head_map.py and head_map_fields.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, deserialize
+from safetensors.torch import save
+
+FORMAT_VERSION = 1
+CONFIG_NAME = "head_map_config.json"
+TENSORS_NAME = "head_map.safetensors"
+CARD_NAME = "README.md"
+
+# The largest map that HeadMap accepts (1024 x 1024 heads, its longest texts) fits with room to spare.
+MAX_CONFIG_BYTES = 1 << 18
+MAX_TENSORS_BYTES = 1 << 24
+MAX_HEADER_BYTES = 1 << 16
+MAX_INT_DIGITS = 18
+
+_ENVELOPE = {"format_version", "corehead_version", "sha256"}
+# Field of HeadMap -> name in the file, dtype in the file, dtype in NumPy.
+_LAYOUT = {
+    "scores": ("ram", "F32", "<f4"),
+    "spread": ("ram_std", "F32", "<f4"),
+    "count": ("count", "I64", "<i8"),
+}
+
+
+class HeadMapFormatError(ValueError):
+    """The files of a head map are missing, damaged, hostile, or of a format this version does not read."""
+
+
+def write_files(
+    directory: Path, provenance: Mapping[str, Any], tensors: dict[str, torch.Tensor], card: str, version: str
+) -> None:
+    """Writes the three files; the same input gives the same bytes.
+
+    All bytes are on disk before an older map is touched, and its config goes first: at whatever moment the
+    process dies, no config is left beside tensors whose sha256 it does not state.
+
+    Args:
+        directory: made if missing; files of these names in it are replaced.
+        provenance: the fields of HeadMap that are not tensors.
+        tensors: scores float32 [L, Hq], spread float32 [L, Hq], count int64 [L].
+        card: text of the model card.
+        version: of the package that writes.
+    """
+    # One metadata key at most: safetensors writes several in random order, and the sha256 would vary.
+    named = {_LAYOUT[field][0]: tensor for field, tensor in tensors.items()}
+    raw = save(named, metadata={"format": "pt"})
+    config = {
+        **provenance,
+        "format_version": FORMAT_VERSION,
+        "corehead_version": version,
+        "sha256": hashlib.sha256(raw).hexdigest(),
+    }
+    text = json.dumps(config, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    files = {TENSORS_NAME: raw, CARD_NAME: card.encode("utf-8"), CONFIG_NAME: text.encode("utf-8")}
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=directory, prefix=".head_map-") as staging:
+        for name, data in files.items():
+            with open(Path(staging) / name, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        (directory / CONFIG_NAME).unlink(missing_ok=True)
+        for name in files:
+            os.replace(Path(staging) / name, directory / name)
+
+
+def read_files(directory: Path, keys: Iterable[str]) -> dict[str, Any]:
+    """Reads a folder that nobody vouches for; nothing in it is executed or unpickled.
+
+    Args:
+        directory: an existing folder.
+        keys: of the provenance.
+
+    Returns:
+        The provenance (exactly these keys), and the arrays scores float32 [L, Hq], spread float32 [L, Hq] and
+        count int64 [L], with L and Hq as the provenance states them. The values are yet to be checked.
+
+    Raises:
+        HeadMapFormatError: a file is missing, not a regular file, too large, malformed or of another format,
+            or the tensors are not the ones the config was written for.
+    """
+    config = _read_config(directory, set(keys))
+    raw = _read_file(directory, TENSORS_NAME, MAX_TENSORS_BYTES)
+    digest = hashlib.sha256(raw).hexdigest()
+    if digest != config["sha256"]:
+        found = f"it has sha256 {digest}: truncated, altered, or of another revision than its config"
+        asked = f"{directory / TENSORS_NAME} with sha256 {config['sha256']!r:.70}"
+        raise _refusal(asked, found, "get both files again, of one revision")
+    provenance = {key: config[key] for key in config if key not in _ENVELOPE}
+    return {**provenance, **_read_tensors(raw, [config["num_layers"], config["num_heads"]])}
+
+
+def _refusal(asked: object, found: str, advice: str = "get the map again") -> HeadMapFormatError:
+    return HeadMapFormatError(f"{asked} was asked for - {found} - {advice}.")
+
+
+def _read_file(directory: Path, name: str, limit: int) -> bytes:
+    path = directory / name
+    if path.is_symlink() and not _is_hub_cache_link(path):
+        found = (
+            f"it is a symlink to {os.readlink(path)!r:.200}, and only links inside a Hub cache are followed"
+        )
+        raise _refusal(path, found, "copy the file itself into the folder")
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        found = "there is no such file"
+        raise _refusal(path, found, "check the path, and that the save or download was completed") from None
+    # Before opening: to open a FIFO would wait for a writer for ever.
+    if not stat.S_ISREG(mode):
+        raise _refusal(path, "it is not a regular file")
+    with path.open("rb") as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise _refusal(path, f"it is larger than the {limit} bytes a head map needs at most")
+    return data
+
+
+def _is_hub_cache_link(path: Path) -> bool:
+    """True for <repo>/snapshots/<commit>/.../file -> <repo>/blobs/<etag>, what snapshot_download makes."""
+    blobs = Path(os.path.realpath(path)).parent
+    folder = Path(os.path.realpath(path.parent))
+    return blobs.name == "blobs" and folder.is_relative_to(blobs.parent / "snapshots")
+
+
+def _read_config(directory: Path, provenance_keys: set[str]) -> dict[str, Any]:
+    config = _strict_json(_read_file(directory, CONFIG_NAME, MAX_CONFIG_BYTES), CONFIG_NAME)
+    version = config.get("format_version")
+    if type(version) is not int or version < 1:
+        found = f"{version!r:.40} is not a positive integer"
+        raise _refusal(f"format_version in {CONFIG_NAME}", found, "get the map again, if this is one")
+    if version > FORMAT_VERSION:
+        writer = config.get("corehead_version")
+        raise _refusal(
+            CONFIG_NAME,
+            f"it has format_version {version}, written by corehead_hf {writer!r:.40}, and this version reads "
+            f"format_version {FORMAT_VERSION}",
+            "upgrade with `pip install --upgrade corehead_hf`",
+        )
+    expected = provenance_keys | _ENVELOPE
+    if set(config) != expected:
+        missing, unknown = _names(expected - set(config)), _names(set(config) - expected)
+        found = f"missing keys of format_version {FORMAT_VERSION}: {missing}; unknown keys: {unknown}"
+        raise _refusal(CONFIG_NAME, found)
+    for key in ("corehead_version", "sha256"):
+        if not isinstance(config[key], str):
+            raise _refusal(f"{key} in {CONFIG_NAME}", f"{config[key]!r:.40} is not a string")
+    return config
+
+
+def _read_tensors(raw: bytes, full: list[Any]) -> dict[str, np.ndarray]:
+    """Arrays by field of HeadMap; full is [L, Hq] as the config states it, of any JSON type."""
+    size = int.from_bytes(raw[:8], "little")
+    if len(raw) < 8 or size > min(MAX_HEADER_BYTES, len(raw) - 8):
+        stated = f"a header of {size} bytes in a file of {len(raw)}; at most {MAX_HEADER_BYTES} are read"
+        raise _refusal(TENSORS_NAME, stated)
+    try:
+        found = dict(deserialize(raw))
+    except SafetensorError as error:
+        raise _refusal(TENSORS_NAME, f"it is not a safetensors file: {error!s:.200}") from error
+    names = {name for name, _, _ in _LAYOUT.values()}
+    if set(found) != names:
+        raise _refusal(TENSORS_NAME, f"its tensors are {_names(found)}, and a head map has {_names(names)}")
+    arrays = {}
+    for field, (name, dtype, code) in _LAYOUT.items():
+        shape = full[:1] if field == "count" else full
+        entry = found[name]
+        if entry["dtype"] != dtype or list(entry["shape"]) != shape:
+            actual = f"it is {entry['dtype']} {entry['shape']!s:.60}"
+            raise _refusal(f"{name} as {dtype} {shape!s:.60} in {TENSORS_NAME}", actual)
+        arrays[field] = np.frombuffer(bytes(entry["data"]), code).reshape(entry["shape"]).astype(code[1:])
+    return arrays
+
+
+def _strict_json(data: bytes, what: str) -> dict[str, Any]:
+    """The object in data; json.loads alone takes repeated keys, NaN, and integers of any length."""
+    try:
+        parsed = json.loads(
+            data.decode("utf-8"),
+            object_pairs_hook=_unique_keys,
+            parse_constant=_refuse_constant,
+            parse_int=_bounded_int,
+        )
+    except RecursionError:
+        raise _refusal(what, "it is nested too deeply") from None
+    # UnicodeDecodeError and JSONDecodeError are ValueErrors too.
+    except ValueError as error:
+        raise _refusal(what, f"it is not strict JSON: {error!s:.200}") from error
+    if not isinstance(parsed, dict):
+        raise _refusal(what, f"it is a JSON {type(parsed).__name__}, not an object")
+    return parsed
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    unique: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in unique:
+            raise ValueError(f"duplicate key {key!r:.60}")
+        unique[key] = value
+    return unique
+
+
+def _refuse_constant(text: str) -> None:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _bounded_int(text: str) -> int:
+    if len(text) > MAX_INT_DIGITS:
+        raise ValueError(f"an integer of {len(text)} characters; at most {MAX_INT_DIGITS} are read")
+    return int(text)
+
+
+def _names(names: Iterable[str]) -> str:
+    return f"{', '.join(map(repr, sorted(names))) or 'none'!s:.200}"

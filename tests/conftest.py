@@ -1,0 +1,75 @@
+"""What every test file shares: no network, no warnings lost, fixtures over the supported variants, marker handling."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers reads it
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from tiny_models import VARIANTS, build
+
+ROOT = Path(__file__).parent.parent
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "gpu: needs CUDA; skipped without it")
+    config.addinivalue_line("markers", "network: needs the network; skipped")
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "gpu" in item.keywords and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="needs CUDA"))
+        if "network" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="needs the network"))
+
+
+@pytest.fixture(params=VARIANTS)
+def variant(request):
+    return request.param
+
+
+@pytest.fixture
+def native(variant):
+    """A native model of each variant."""
+    return build(variant)
+
+
+@pytest.fixture
+def wrapped(native):
+    """A model of each variant with CoRe installed."""
+    from corehead_hf import AutoCoReModel
+
+    return AutoCoReModel.from_model(native)
+
+
+@pytest.fixture
+def model():
+    """One wrapped model, for what does not depend on the family."""
+    from corehead_hf import AutoCoReModel
+
+    return AutoCoReModel.from_model(build("qwen3_vl"))
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    """checkpoint(family): folder with the processor files and configuration of a tiny Glyphs checkpoint."""
+    sys.path.insert(0, str(ROOT / "examples"))
+    from glyphs_checkpoint import RECIPES, write_checkpoint
+
+    sys.path.remove(str(ROOT / "examples"))
+    folders = {}
+
+    def folder_of(family):
+        if family not in folders:
+            folders[family] = tmp_path_factory.mktemp(family)
+            write_checkpoint(RECIPES[family], folders[family])
+        return folders[family]
+
+    return folder_of
