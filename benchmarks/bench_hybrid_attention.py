@@ -176,7 +176,8 @@ def machine(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{device.type} ({os.cpu_count()} cores, {names[0] if names else platform.processor()})"
+    threads = f"{torch.get_num_threads()} of {os.cpu_count()} cores"
+    return f"{device.type} ({threads}, {names[0] if names else platform.processor()})"
 
 
 def origin(device: torch.device) -> dict[str, str]:
@@ -231,7 +232,7 @@ def main() -> None:
     args = parse()
     device = torch.device(args.device)
     where = origin(device)
-    print(f"{where['gpu']}, torch {where['torch']}, {torch.get_num_threads()} threads, {args.dtype}")
+    print(f"{where['gpu']}, torch {where['torch']}, {args.dtype}")
     print("       n  provider     dense      p20 ms     p50 ms     p80 ms  better dense / p50")
     for n in args.lengths:
         qkv = random_inputs(args, n)

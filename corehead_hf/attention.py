@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
+from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from corehead_hf.attention_call import Answer, AttentionCall, CoReState, Mode
@@ -95,6 +96,8 @@ class CoReAttention:
 
 
 def _rebuild(native_class: type[nn.Module]) -> nn.Module:
+    # torch.load in a process that has not installed CoRe in any model yet.
+    AttentionInterface.register(NAME, core_attention)
     module = native_class.__new__(native_class)
     module.__class__ = core_class(native_class)  # type: ignore[arg-type]
     return module

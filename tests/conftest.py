@@ -1,4 +1,4 @@
-"""What every test file shares: no network, no warnings lost, fixtures over the supported variants, marker handling."""
+"""What every test file shares: no network, fixtures over the supported variants, marker handling."""
 
 import os
 
@@ -17,17 +17,10 @@ transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 
 
-def pytest_configure(config):
-    config.addinivalue_line("markers", "gpu: needs CUDA; skipped without it")
-    config.addinivalue_line("markers", "network: needs the network; skipped")
-
-
 def pytest_collection_modifyitems(items):
     for item in items:
         if "gpu" in item.keywords and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs CUDA"))
-        if "network" in item.keywords:
-            item.add_marker(pytest.mark.skip(reason="needs the network"))
 
 
 @pytest.fixture(params=VARIANTS)

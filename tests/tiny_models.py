@@ -9,9 +9,11 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import pytest
 import torch
 import transformers
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -243,6 +245,17 @@ def zero_o_proj(model, heads):
     for layer, head in heads:
         attentions(copied)[layer].o_proj.weight.data[:, head * D : (head + 1) * D] = 0
     return copied
+
+
+def add_lora(model, seed=0):
+    """The model inside a PEFT wrapper whose adapters are not neutral."""
+    peft = pytest.importorskip("peft", exc_type=ImportError)
+    target = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj)"
+    torch.manual_seed(seed)
+    with warnings.catch_warnings():  # PEFT itself asks transformers for a deprecated property
+        warnings.simplefilter("ignore", FutureWarning)
+        config = peft.LoraConfig(r=4, target_modules=target, init_lora_weights=False)
+        return peft.get_peft_model(model, config).eval()
 
 
 def causal(num_queries, num_keys):

@@ -1,0 +1,36 @@
+"""The README's promises: its code runs, its commands exist."""
+
+import configparser
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_its_code_blocks_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "hub_artifacts").symlink_to(ROOT / "hub_artifacts")
+    blocks = re.findall(r"```python\n(.*?)```", TEXT, flags=re.S)
+    assert len(blocks) >= 3
+    names = {}
+    for number, block in enumerate(blocks):
+        exec(compile(block, f"README block {number}", "exec"), names)
+    assert names["recording"].ram.shape == (4, 12, 4)
+
+
+def test_its_commands_use_extras_that_exist():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    commands = re.findall(r"```bash\n(.*?)```", TEXT, flags=re.S)
+    assert len(commands) == 2 and commands[0].strip().endswith("corehead demo") and commands[1].strip().endswith("pytest")
+    for command in commands:
+        (extra,) = re.findall(r"\.\[(\w+)\]", command)
+        assert extra in setup["options.extras_require"]
+
+
+def test_its_links_and_pictures_exist():
+    targets = [target for target in re.findall(r"\]\(([^)#]+)\)", TEXT) if "://" not in target]
+    assert targets
+    for target in targets:
+        assert (ROOT / target).exists(), target
