@@ -1,7 +1,7 @@
 """Find, prove, use and share the CoRe (context-aware retrieval) heads of multimodal LLMs.
 
-Importing this package changes nothing in the process and loads nothing heavy: each public name brings its module along when
-it is first used. AutoCoReModel changes only the model it is given.
+Importing this package changes nothing in the process and loads nothing heavy: each public name brings its module
+along when it is first used. AutoCoReModel changes only the model it is given.
 """
 
 from importlib import import_module

@@ -127,7 +127,8 @@ def core_attention(
         attention_mask: whatever the user's dense backend was given.
 
     Returns:
-        (output [B, T, Hq, D], attention weights or None). With no mode on this is the native dense attention, bit-equal.
+        (output [B, T, Hq, D], attention weights or None). With no mode on this is the native dense attention,
+        bit-equal.
 
     Raises:
         RuntimeError: reached past CoReAttention.forward, or the heads of a layer are split over devices.
@@ -158,7 +159,12 @@ def _chain(modes: list[Mode], call: AttentionCall) -> Answer:
 
 
 def _dense_attention(
-    module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: Any, kwargs: dict[str, Any]
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: Any,
+    kwargs: dict[str, Any],
 ) -> Answer:
     # Read live: the user may call set_attn_implementation at any time.
     implementation = module.__dict__["config"]._attn_implementation

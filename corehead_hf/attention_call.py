@@ -10,7 +10,9 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import nn
 
-Answer = tuple[torch.Tensor, "torch.Tensor | None"]  # output [B, T, Hq, D], attention weights where the backend has them
+Answer = tuple[
+    torch.Tensor, "torch.Tensor | None"
+]  # output [B, T, Hq, D], attention weights where the backend has them
 Attend = Callable[["AttentionCall"], Answer]
 
 
@@ -23,7 +25,7 @@ class Mode(Protocol):
     order: ClassVar[int]
 
     def attend(self, call: AttentionCall, inner: Attend) -> Answer:
-        """Answer one layer's call: (output [B, T, Hq, D], attention weights or None). `inner(call)` is what would run."""
+        """Answer one layer's call: (output [B, T, Hq, D], weights or None). `inner(call)` is what would run."""
         ...
 
 
@@ -48,7 +50,8 @@ class AttentionCall:
         module: the CoRe-aware attention module.
         query: [B, Hq, T, D]; its first row stands at absolute position `past_length`.
         key, value: [B, Hkv, S, D], S = past_length + T: empty slots of a static cache are cut off.
-        attention_mask: as the user's dense backend gets it: None, bool or additive [B, 1, T or 1, S], bool [B, S], BlockMask.
+        attention_mask: as the user's dense backend gets it: None, bool or additive [B, 1, T or 1, S], bool [B, S],
+            BlockMask.
         past_length: tokens in the cache before this call. 0 while no mode is on, because nothing needs it then.
         kwargs: the rest of the call: scaling, dropout, sliding_window, ...
     """
@@ -85,7 +88,8 @@ class AttentionCall:
             return None
         if not isinstance(mask, torch.Tensor) or mask.dim() not in (2, 4):
             raise ValueError(
-                f"padding cannot be read from a mask of type {type(mask).__name__}; use the sdpa, eager or flash backend."
+                f"padding cannot be read from a mask of type {type(mask).__name__}; "
+                "use the sdpa, eager or flash backend."
             )
         row = mask[:, : self.end] if mask.dim() == 2 else mask[:, 0, -1, : self.end]
         if row.is_floating_point():

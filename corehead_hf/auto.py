@@ -31,11 +31,11 @@ _HUB_ARGUMENTS = (
 
 
 class AutoCoReModel:
-    """Loads models the way AutoModelForImageTextToText does; what it returns is the native class with CoRe's methods."""
+    """Loads models as AutoModelForImageTextToText does; what it returns is the native class with CoRe's methods."""
 
     def __init__(self) -> None:
         raise OSError(
-            "AutoCoReModel is not instantiated; use AutoCoReModel.from_pretrained(name) or AutoCoReModel.from_model(model)."
+            "AutoCoReModel is not instantiated; call AutoCoReModel.from_pretrained(name) or .from_model(model)."
         )
 
     @classmethod

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one verb; returns the exit code: 0 done, 1 the request could not be met, 2 wrong usage (argparse)."""
-    parser = argparse.ArgumentParser(prog="corehead", description="CoRe (context-aware retrieval) heads of multimodal LLMs")
+    parser = argparse.ArgumentParser(
+        prog="corehead", description="CoRe (context-aware retrieval) heads of multimodal LLMs"
+    )
     parser.add_argument("--version", action="version", version=f"corehead_hf {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True)
     demo = verbs.add_parser("demo", help="measure, ablate and use CoRe heads in the shipped tiny models, offline")
@@ -59,12 +61,17 @@ def _table(results: dict[str, DemoResult]) -> str:
     lines = []
     for family, result in results.items():
         head_map, k = result.head_map, result.count
-        lines.append(f"\n{family}: {result.model_name}, {head_map.scores.numel()} heads, {result.num_examples} examples")
-        heads = ", ".join(f"({la}, {h}) {float(head_map.scores[la, h]):.3f}" for la, h in head_map.ranking()[: k + 1].tolist())
-        lines.append(f"  RAM of the top {k} heads (layer, head), then the next one: {heads}")
+        lines.append(
+            f"\n{family}: {result.model_name}, {head_map.scores.numel()} heads, {result.num_examples} examples"
+        )
+        heads = ", ".join(
+            f"({la}, {h}) {float(head_map.scores[la, h]):.3f}" for la, h in head_map.ranking()[: k + 1].tolist()
+        )
+        noun = "head" if k == 1 else "heads"
+        lines.append(f"  RAM of the top {k} {noun} (layer, head), then of the next one: {heads}")
         lines.append(f"  {'accuracy':<34}{'top':>8}{'bottom':>8}{'random':>8}")
         lines.append(f"  {'dense':<34}{result.dense:>8.3f}")
-        share = f"{k} heads ({k / head_map.scores.numel():.1%})"
+        share = f"{k} {noun} ({k / head_map.scores.numel():.1%})"
         for name, point in ((f"{share} ablated", result.ablation), (f"{share} dense, rest stream", result.hybrid)):
             lines.append(f"  {name:<34}{point.top:>8.3f}{point.bottom:>8.3f}{point.random_mean:>8.3f}")
     return "\n".join(lines)

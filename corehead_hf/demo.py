@@ -47,6 +47,7 @@ class DemoResult:
     hybrid: GroupAccuracy
     num_examples: int
     shown: Prepared
+    shown_index: int
     shown_rows: dict[str, torch.Tensor]
 
     @property
@@ -75,7 +76,12 @@ class DemoResult:
 
 
 def _group(point: GroupAccuracy) -> dict[str, Any]:
-    return {"top": point.top, "bottom": point.bottom, "random": point.random_mean, "random_per_seed": list(point.random)}
+    return {
+        "top": point.top,
+        "bottom": point.bottom,
+        "random": point.random_mean,
+        "random_per_seed": list(point.random),
+    }
 
 
 def find_models(folder: str | Path | None = None) -> dict[str, Path]:
@@ -95,8 +101,8 @@ def find_models(folder: str | Path | None = None) -> dict[str, Path]:
             found.setdefault(model_type, config_file.parent)
     if not found:
         raise FileNotFoundError(
-            f"no tiny models in {place}. They ship in hub_artifacts/ of corehead_hf's source repository, not in the wheel: "
-            "check it out and pass --models PATH/TO/hub_artifacts, or train them with examples/train_glyphs.py."
+            f"no tiny models in {place}. They ship in hub_artifacts/ of corehead_hf's source repository, not in the "
+            "wheel: check it out and pass --models PATH/TO/hub_artifacts, or train them with examples/train_glyphs.py."
         )
     return found
 
@@ -152,17 +158,21 @@ def _run_family(path: Path, num_examples: int, num_measured: int) -> DemoResult:
         sizes = {"sink_size": SINK_SIZE, "window_size": WINDOW_SIZE}
         hybrid = hybrid_accuracy(model, head_map, count, accuracy, seeds=CURVE_SEEDS, **sizes)
     total = sum(len(batch.examples) for batch in batches)
-    shown = family.prepare(processor, examples[num_measured // 3])
-    rows = _rows_to_show(model, shown, head_map)
-    return DemoResult(path.name, head_map, dense, count, curve, hybrid, total, shown, rows)
+    shown = family.prepare(processor, examples[num_measured // 3 : 2 * num_measured // 3])
+    index, rows = _rows_to_show(model, shown, head_map)
+    return DemoResult(path.name, head_map, dense, count, curve, hybrid, total, shown, index, rows)
 
 
-def _rows_to_show(model: Any, prepared: Prepared, head_map: HeadMap) -> dict[str, torch.Tensor]:
+def _rows_to_show(model: Any, prepared: Prepared, head_map: HeadMap) -> tuple[int, dict[str, torch.Tensor]]:
+    """The example whose RAM in the top head is the median of the batch, and its rows in the top and the bottom head."""
     with model.record_attention(prepared.question_mask, prepared.evidence_mask, keep_rows=True) as recording:
         model.prefill(**prepared.inputs)
     ranking = head_map.ranking().tolist()
-    chosen = {"top head": ranking[0], "second head": ranking[1], "bottom head": ranking[-1]}
-    return {f"{name} ({layer}, {head})": recording.rows[0, layer, head] for name, (layer, head) in chosen.items()}
+    chosen = {"top head": ranking[0], "bottom head": ranking[-1]}
+    ram = recording.ram[:, ranking[0][0], ranking[0][1]]
+    index = int(ram.argsort()[len(ram) // 2])
+    rows = {f"{name} ({layer}, {head})": recording.rows[index, layer, head] for name, (layer, head) in chosen.items()}
+    return index, rows
 
 
 def _draw(results: dict[str, DemoResult], folder: Path) -> None:
@@ -178,12 +188,12 @@ def _draw(results: dict[str, DemoResult], folder: Path) -> None:
     curves.savefig(folder / "ablation_curve.png")
     lines = sum(len(result.shown_rows) for result in results.values())
     widest = max(len(result.shown.examples[0].images) for result in results.values())
-    overlay, axes = plots.new_figure(lines, 1, size=(1.3 * widest + 0.6, 1.6 * lines + 0.6))
+    overlay, axes = plots.new_figure(lines, 1, size=(1.3 * widest + 0.6, 1.6 * lines + 0.3))
     first = 0
     for family, result in results.items():
-        rows = {f"{family}: {label}": row for label, row in result.shown_rows.items()}
-        example = result.shown.examples[0]
-        title = f"{example.question}  (answer: {example.answer}, its cell is framed)"
-        plots.attention_overlay(result.shown, rows, title=title, axes=axes[first : first + len(rows)])
+        example = result.shown.examples[result.shown_index]
+        asked = f"{example.question} ({example.answer})"
+        rows = {f"{family}, {label}: {asked}": row for label, row in result.shown_rows.items()}
+        plots.attention_overlay(result.shown, rows, index=result.shown_index, axes=axes[first : first + len(rows)])
         first += len(rows)
     overlay.savefig(folder / "attention_overlay.png")

@@ -44,7 +44,8 @@ def measure(
         HeadMap of the mean RAM per head, with its standard deviation over examples.
 
     Raises:
-        ValueError: no examples, a model without a name (built from a configuration) and no base_model, or an example that the family cannot map.
+        ValueError: no examples, a model without a name (built from a configuration) and no base_model, or an example
+            that the family cannot map.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} was asked; it must be at least 1.")

@@ -57,9 +57,7 @@ def check_provenance(fields: Mapping[str, Any]) -> None:
     """Raises TypeError or ValueError for provenance of a wrong type, out of range, or contradictory."""
     for name, limit in _INT_LIMITS.items():
         if type(fields[name]) is not int:
-            raise TypeError(
-                f"{name}={fields[name]!r:.60} was given - it is not an int - pass one in 1..{limit}."
-            )
+            raise TypeError(f"{name}={fields[name]!r:.60} was given - it is not an int - pass one in 1..{limit}.")
         if not 1 <= fields[name] <= limit:
             raise ValueError(f"{name}={fields[name]} was given - out of range - pass one in 1..{limit}.")
     if fields["num_heads"] % fields["num_kv_heads"]:
@@ -77,9 +75,7 @@ def check_provenance(fields: Mapping[str, Any]) -> None:
         )
     versions = fields["versions"]
     if not isinstance(versions, Mapping):
-        raise TypeError(
-            f"versions={versions!r:.60} was given - it is no mapping - pass a dict of str to str."
-        )
+        raise TypeError(f"versions={versions!r:.60} was given - it is no mapping - pass a dict of str to str.")
     if not _REQUIRED_VERSIONS <= set(versions) or len(versions) > _MAX_VERSIONS:
         raise ValueError(
             f"versions of {str(list(versions)):.100} were given - at least {sorted(_REQUIRED_VERSIONS)} are "
@@ -103,9 +99,7 @@ def as_tensor(
     if (given.dtype == torch.bool) != (dtype == torch.bool) or not torch.can_cast(given.dtype, dtype):
         raise TypeError(f"{name} was given as {given.dtype} - it is {dtype} - convert it first.")
     if tuple(given.shape) != shape:
-        raise ValueError(
-            f"{name} of shape {list(given.shape)} was given - this map has {list(shape)} - reshape it."
-        )
+        raise ValueError(f"{name} of shape {list(given.shape)} was given - this map has {list(shape)} - reshape it.")
     tensor = given.to(dtype, copy=True).contiguous()
     # Asked this way round because every comparison with NaN is false.
     wrong = ~((tensor >= low) & (tensor <= high))
@@ -118,9 +112,7 @@ def as_tensor(
     return tensor
 
 
-def model_card(
-    fields: Mapping[str, Any], scores: torch.Tensor, spread: torch.Tensor, ranking: torch.Tensor
-) -> str:
+def model_card(fields: Mapping[str, Any], scores: torch.Tensor, spread: torch.Tensor, ranking: torch.Tensor) -> str:
     """Text of README.md: front matter for the Hub, the top 10 heads, the provenance, how to load the map.
 
     The model and the data set are linked only if they can be Hub repositories: an id of the form owner/name,

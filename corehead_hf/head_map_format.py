@@ -115,9 +115,7 @@ def _refusal(asked: object, found: str, advice: str = "get the map again") -> He
 def _read_file(directory: Path, name: str, limit: int) -> bytes:
     path = directory / name
     if path.is_symlink() and not _is_hub_cache_link(path):
-        found = (
-            f"it is a symlink to {os.readlink(path)!r:.200}, and only links inside a Hub cache are followed"
-        )
+        found = f"it is a symlink to {os.readlink(path)!r:.200}, and only links inside a Hub cache are followed"
         raise _refusal(path, found, "copy the file itself into the folder")
     try:
         mode = path.stat().st_mode

@@ -41,7 +41,7 @@ class KeyTokens:
 
     @property
     def ratio(self) -> torch.Tensor:
-        """KTR, eq. (23): share of the evidence tokens found, float32 [B, ..., Hq] in [0, 1]. A uniform head has 0.05."""
+        """KTR, eq. (23): share of the evidence tokens found, float32 [B, ..., Hq] in [0, 1]. Chance is 0.05."""
         shape = (-1,) + (1,) * (self.found.dim() - 2)
         return self.found.sum(dim=-1).float() / self.num_evidence.view(shape)
 

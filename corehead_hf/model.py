@@ -12,7 +12,7 @@ import torch
 
 from corehead_hf.attention_call import CoReState, Mode
 from corehead_hf.head_map import HeadMap
-from corehead_hf.kernels import resolve_backend
+from corehead_hf.kernels import check_sizes, resolve_backend
 from corehead_hf.modes import AblateHeads, HybridPrefill, RecordAttention, RecordOutputs
 from corehead_hf.patching import native_model, uninstall_core
 
@@ -24,8 +24,8 @@ Heads = torch.Tensor | Iterable[tuple[int, int]]
 class CoReModelMixin:
     """Methods added to a native model by AutoCoReModel; isinstance with the native class still holds.
 
-    A context manager turns its mode on for the block, also when the block raises; they nest. Modes act on every thread that
-    runs this model.
+    A context manager turns its mode on for the block, also when the block raises; they nest. Modes act on every
+    thread that runs this model.
     """
 
     core_state: CoReState
@@ -85,9 +85,7 @@ class CoReModelMixin:
         else:
             assert heads is not None
             dense = self._as_heads(heads)
-        for name, value, least in (("sink_size", sink_size, 0), ("window_size", window_size, 1)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ValueError(f"{name}={value!r} was asked; it must be an int >= {least}, in tokens.")
+        check_sizes(sink_size, window_size)
         layer_types = getattr(self._text_config(), "layer_types", None) or []
         if "sliding_attention" in layer_types:
             raise ValueError(
@@ -151,7 +149,7 @@ class CoReModelMixin:
 
     @torch.no_grad()
     def prefill(self, **inputs: Any) -> Any:
-        """One forward of the backbone without vocabulary logits; takes what forward takes, keeps no cache by default."""
+        """One forward of the backbone without vocabulary logits; takes what forward takes, no cache unless asked."""
         return native_model(self).model(**{"use_cache": False, **inputs})
 
     def uninstall_core(self) -> None:
@@ -177,13 +175,15 @@ class CoReModelMixin:
             pairs = [(int(layer), int(head)) for layer, head in heads]
             for layer, head in pairs:
                 if not (0 <= layer < shape[0] and 0 <= head < shape[1]):
-                    raise ValueError(f"head ({layer}, {head}) was asked; the model has {shape[0]} layers x {shape[1]} heads.")
+                    raise ValueError(
+                        f"head ({layer}, {head}) was asked; the model has {shape[0]} layers x {shape[1]} heads."
+                    )
             mask = torch.zeros(shape, dtype=torch.bool)
             for layer, head in pairs:
                 mask[layer, head] = True
             return mask
         if tuple(heads.shape) != shape or heads.dtype != torch.bool:
             raise ValueError(
-                f"heads is {heads.dtype} {list(heads.shape)}; it must be torch.bool {list(shape)} (layers, query heads)."
+                f"heads is {heads.dtype} {list(heads.shape)}; it must be torch.bool {list(shape)} (layers, heads)."
             )
         return heads.cpu()

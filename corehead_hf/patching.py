@@ -1,7 +1,7 @@
 """Put CoRe into a live model and take it out again: the only file that changes somebody's model.
 
-Every decoder attention module keeps its identity and gets a CoRe-aware class; the model gets the methods of a mixin; the
-text model gets one forward pre-hook. Parameters, state dict, config, vision tower and masks stay the native ones.
+Every decoder attention module keeps its identity and gets a CoRe-aware class; the model gets the methods of a mixin;
+the text model gets one forward pre-hook. Parameters, state dict, config, vision tower and masks stay the native ones.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ def install_core(model: Any, mixin: type) -> None:
     if [module.layer_idx for module in attentions] != list(range(expected)):
         raise RuntimeError(
             f"{family.model_type} should have {expected} decoder attentions that call the attention interface; found "
-            f"layers {[module.layer_idx for module in attentions]}. This transformers version is not supported; see README."
+            f"layers {[module.layer_idx for module in attentions]}. This transformers version is not supported; "
+            "the README lists those that are."
         )
     AttentionInterface.register(NAME, core_attention)
     state = CoReState()

@@ -1,4 +1,5 @@
-"""Figures from measured results. Every function returns a matplotlib Figure and shows nothing; `ax=` draws into a given one.
+"""Figures from measured results. Every function returns a matplotlib Figure and shows nothing; `ax=` draws into a
+given one.
 
 Needs matplotlib: pip install 'corehead-hf[plot]'.
 """
@@ -62,7 +63,9 @@ def ablation_curve(
     if ax is None:
         ax = new_figure(size=(4.6, 3.4))[1][0, 0]
     counts = [0, *(point.count for point in points)]
-    ax.plot(counts, [dense, *(p.bottom for p in points)], "s-", color=GROUP_COLORS["bottom"], label="bottom heads by RAM")
+    ax.plot(
+        counts, [dense, *(p.bottom for p in points)], "s-", color=GROUP_COLORS["bottom"], label="bottom heads by RAM"
+    )
     ax.plot(counts, [dense, *(p.random_mean for p in points)], "^-", color=GROUP_COLORS["random"], label="random heads")
     low, high = [dense, *(min(p.random) for p in points)], [dense, *(max(p.random) for p in points)]
     ax.fill_between(counts, low, high, color=GROUP_COLORS["random"], alpha=0.25, linewidth=0)
@@ -76,19 +79,21 @@ def ablation_curve(
 
 
 def attention_overlay(
-    prepared: Prepared, rows: Mapping[str, torch.Tensor], *, index: int = 0, title: str = "", axes: Any = None
+    prepared: Prepared, rows: Mapping[str, torch.Tensor], *, index: int = 0, axes: Any = None
 ) -> Figure:
     """Attention rows painted over the images of one example, with its evidence boxed (Figs. 1, 2, 8).
 
     Args:
         prepared: the batch the rows were recorded on.
-        rows: label -> question-averaged row float [T] of one head; each label gets one line of images. All lines share one
+        rows: label -> question-averaged row float [T] of one head; each label gets one line of images. All lines
+            share one
             scale, up to the largest visual entry among them.
         index: which example of the batch.
-        axes: object array [len(rows), 1] to draw into.
+        axes: object array [len(rows), 1] to draw into; without it the figure is new and titled with the question.
     """
     example, columns = prepared.examples[index], prepared.visual_mask[index].nonzero().flatten()
-    if axes is None:
+    alone = axes is None
+    if alone:
         width = 1.5 * len(example.images)
         axes = new_figure(len(rows), 1, size=(width + 1, 1.7 * len(rows) + 0.5))[1]
     pages, offsets = _side_by_side(example.images)
@@ -110,7 +115,8 @@ def attention_overlay(
         ax.set_title(f"{label}, largest entry {weights.max() * scale:.3f}", fontsize="small", loc="left")
         ax.set_axis_off()
     figure = axes[0, 0].get_figure()
-    figure.suptitle(title or f"{example.question}  (answer: {example.answer})", fontsize="medium")
+    if alone:
+        figure.suptitle(f"{example.question}  (answer: {example.answer})", fontsize="medium")
     return figure
 
 

@@ -1,7 +1,8 @@
 """Load a family's real processor, also where torchvision is missing and only pictures are needed.
 
-transformers' processors of these families insist on a video processor, which insists on torchvision, whose wheels often do
-not match a CPU torch. Without it the native processor class is built around its image processor and tokenizer alone.
+transformers' processors of these families insist on a video processor, which insists on torchvision, whose wheels
+often do not match a CPU torch. Without it the native processor class is built around its image processor and
+tokenizer alone.
 """
 
 from __future__ import annotations

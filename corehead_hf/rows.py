@@ -36,10 +36,10 @@ def question_row_sums(call: AttentionCall, question_mask: torch.Tensor) -> torch
     group = num_heads // num_kv_heads
     first_key = call.end - num_keys  # > 0 where a sliding cache has dropped its oldest keys
     sums = query.new_zeros(batch, num_heads, call.end, dtype=torch.float32)
-    rows, weights = _rows_in_call(call, question_mask)
+    rows, spare = _rows_in_call(call, question_mask)
     if rows.shape[1] == 0:
         return sums
-    rows, weights = rows.to(query.device), weights.to(query.device)
+    rows, spare = rows.to(query.device), spare.to(query.device)
     visible = visible_keys(call, rows)
     asked = query.gather(2, rows[:, None, :, None].expand(batch, num_heads, -1, head_dim)).float()
     for kv_head in range(num_kv_heads):
@@ -49,7 +49,8 @@ def question_row_sums(call: AttentionCall, question_mask: torch.Tensor) -> torch
         logits = torch.matmul(stacked, key[:, kv_head].float().transpose(1, 2)) * call.scaling
         logits = logits.view(batch, group, -1, num_keys)
         probabilities = torch.softmax(apply_mask(logits, visible), dim=-1)
-        sums[:, heads, first_key:] = (probabilities * weights[:, None, :, None]).sum(dim=2)
+        # masked_fill, not a product: the spare row of a chunk that is all padding is NaN.
+        sums[:, heads, first_key:] = probabilities.masked_fill(spare[:, None, :, None], 0.0).sum(dim=2)
     return sums
 
 
@@ -61,17 +62,14 @@ def apply_mask(logits: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
 
 
 def _rows_in_call(call: AttentionCall, question_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Local row indices [B, R] and weights float32 [B, R] (0 where a sequence has fewer rows than the longest)."""
+    """Local row indices [B, R] and bool [B, R], True = spare: a sequence has fewer rows than the longest."""
     span = question_mask[:, call.past_length : call.end]
     count = span.sum(dim=1)
     longest = int(count.max())
-    # A stable sort brings each sequence's question rows to the front; spare slots repeat its last row with weight 0,
-    # so that a softmax over nothing (a padding row) never enters.
+    # A stable sort brings each sequence's question rows to the front; spare slots point to its last row.
     order = torch.argsort(span.int(), dim=1, descending=True, stable=True)[:, : max(longest, 0)]
-    slot = torch.arange(longest, device=span.device)
-    weights = (slot[None] < count[:, None]).float()
-    spare = call.num_queries - 1  # the last token of a left-padded batch is never padding
-    return torch.where(weights.bool(), order, spare), weights
+    spare = torch.arange(longest, device=span.device)[None] >= count[:, None]
+    return torch.where(spare, call.num_queries - 1, order), spare
 
 
 def visible_keys(call: AttentionCall, rows: torch.Tensor) -> torch.Tensor:

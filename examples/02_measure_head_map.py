@@ -1,6 +1,6 @@
 """Measure a head map, save it, read it back and rank.
 
-    python examples/02_measure_head_map.py --out my-head-map [--model hub_artifacts/glyphs-qwen3-vl] [--examples 32]
+python examples/02_measure_head_map.py --out my-head-map [--model hub_artifacts/glyphs-qwen3-vl] [--examples 32]
 """
 
 import argparse

@@ -39,7 +39,10 @@ def train_tokenizer() -> Tokenizer:
     )
     tokenizer.decoder = decoders.ByteLevel()
     texts = [question.format(letter) for question in QUESTIONS for letter in LETTERS] * 2
-    texts += [*COLORS, *(f"letter {letter}" for letter in LETTERS)] * 50 + ["system\nuser\nassistant\n", "user assistant page image video second"] * 20
+    texts += [*COLORS, *(f"letter {letter}" for letter in LETTERS)] * 50 + [
+        "system\nuser\nassistant\n",
+        "user assistant page image video second",
+    ] * 20
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY, special_tokens=SPECIAL, initial_alphabet=sorted(alphabet), show_progress=False
@@ -154,7 +157,7 @@ def _vision(**extra) -> dict:
 
 
 def _qwen_pixels(images: torch.Tensor) -> torch.Tensor:
-    """float [B, pages, 3, H, W] -> the patch order of Qwen2VLImageProcessor: 2 x 2 merge blocks, (channel, time, y, x)."""
+    """float [B, pages, 3, H, W] -> Qwen2VLImageProcessor's patch order: 2 x 2 merge blocks, (channel, time, y, x)."""
     batch, pages, _, height, width = images.shape
     x = images.reshape(batch * pages, 3, height // 16, 2, 8, width // 16, 2, 8).permute(0, 2, 5, 3, 6, 1, 4, 7)
     return x.unsqueeze(6).expand(*x.shape[:6], 2, 8, 8).reshape(-1, 3 * 2 * 8 * 8)
@@ -184,7 +187,13 @@ def _llava_features(model, images) -> torch.Tensor:
     return torch.stack(list(features))[:, :-1].flatten(0, 1)  # without the newline of every image
 
 
-NORMALIZE = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "do_normalize": True, "do_rescale": True, "do_resize": True}
+NORMALIZE = {
+    "image_mean": [0.5] * 3,
+    "image_std": [0.5] * 3,
+    "do_normalize": True,
+    "do_rescale": True,
+    "do_resize": True,
+}
 PAGE = {"height": SIDE * CELL, "width": SIDE * CELL}
 
 RECIPES = {
@@ -322,9 +331,9 @@ RECIPES = {
         fixed_pages=True,
         min_pages=1,
         pack=lambda model, ids, images: {"input_ids": ids, "pixel_values": images.flatten(0, 1)},
-        features=lambda model, images: (
-            model.model.get_image_features(pixel_values=images.flatten(0, 1)).pooler_output.flatten(0, 1)
-        ),
+        features=lambda model, images: model.model.get_image_features(
+            pixel_values=images.flatten(0, 1)
+        ).pooler_output.flatten(0, 1),
     ),
 }
 
@@ -358,7 +367,7 @@ def _tokenizer_config(recipe: Recipe) -> dict:
 
 
 def write_checkpoint(recipe: Recipe, folder: Path, model=None, training: dict | None = None):
-    """Write every file of the checkpoint except its card; weights (bfloat16) and training.json once there is a model."""
+    """Write every file of the checkpoint but its card; weights (bfloat16) and training.json once there is a model."""
     folder.mkdir(parents=True, exist_ok=True)
     base = {"architectures": [recipe.architecture], "model_type": recipe.model_type, "dtype": "bfloat16"}
     _write_json(folder / "config.json", {**base, "tie_word_embeddings": True, **recipe.config})

@@ -2,7 +2,7 @@
 
     python examples/publish_glyphs.py hub_artifacts
 
-For every checkpoint in the folder: NAME/README.md with the held-out accuracies, and NAME-head-map/, a head-map repository.
+For every checkpoint in the folder: NAME/README.md with the held-out accuracies, and NAME-head-map/, a repository.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ tags:
 ---
 # {name}
 
-A tiny `{architecture}` ({parameters:.2f} M parameters, 12 layers x 4 query heads), trained from scratch on two CPU cores on
-Glyphs, the synthetic visual look-up task of `corehead_hf`: pages of 16 x 16 px cells, a question about the colour beside
-one letter. It exists so that finding, ablating and using CoRe heads can be run and tested offline; it can do nothing else.
+A tiny `{architecture}` ({parameters:.2f} M parameters, 12 layers x 4 query heads), trained from scratch on two CPU
+cores on Glyphs, the synthetic visual look-up task of `corehead_hf`: pages of 16 x 16 px cells, a question about the
+colour beside one letter. It exists so that finding, ablating and using CoRe heads can be run and tested offline; it
+can do nothing else.
 
 Measured on {n} held-out examples of 64, 96 and 160 visual tokens (chance {chance:.3f}), answers by greedy `generate()`:
 
@@ -34,15 +35,15 @@ Measured on {n} held-out examples of 64, 96 and 160 visual tokens (chance {chanc
 |---|---|---|---|
 | dense, nothing ablated | {dense:.3f} | | |
 | {k} of 48 heads ablated | {a[top]:.3f} | {a[bottom]:.3f} | {a[random]:.3f} |
-| {k} of 48 heads dense in prefill, sink {sink_size} + window {window_size} in the others | {h[top]:.3f} | {h[bottom]:.3f} | {h[random]:.3f} |
+| {k} of 48 dense, others sink {sink_size} + window {window_size} | {h[top]:.3f} | {h[bottom]:.3f} | {h[random]:.3f} |
 
 The top heads, (layer, head): {heads}. k is where RAM falls by the largest factor. Its head map: `{name}-head-map`.
 
-Training: `examples/train_glyphs.py --family {family} --seed {seed} --steps {steps} --lr {lr}`, {minutes:.0f} minutes with
-both cores shared; curve in `training.json`. Stage 1 aligns visual tokens with the embeddings of their letter and colour, so
-the look-up is done in one hop and its heads stand in layer 0, not in the middle as in large models. In stage 2 heads of
-layers >= 1 are dropped at random ({head_dropout:.0%}): otherwise a head that looks at no picture can become a single point
-of failure, which RAM cannot see.
+Training: `examples/train_glyphs.py --family {family} --seed {seed} --steps {steps} --lr {lr}`, {minutes:.0f} minutes
+with both cores shared; curve in `training.json`. Stage 1 aligns visual tokens with the embeddings of their letter and
+colour, so the look-up is done in one hop and its heads stand in layer 0, not in the middle as in large models. In
+stage 2 heads of layers >= 1 are dropped at random ({head_dropout:.0%}): otherwise a head that looks at no picture can
+become a single point of failure, which RAM cannot see.
 
 ```python
 from corehead_hf import AutoCoReModel, load_processor

@@ -2,10 +2,10 @@
 
     OMP_NUM_THREADS=1 python examples/train_glyphs.py --family qwen3_vl --out hub_artifacts/glyphs-qwen3-vl
 
-Stage 1 aligns the vision tower with the token embeddings (a visual token should resemble its letter and its colour); the
-decoder is not run. Stage 2 trains the decoder on single- and multi-turn questions and on "caption" samples (image, then
-letter colour letter colour ...), which break the plateau of "some colour that is present"; the number of cells grows with
-the running accuracy. Loss stands on answer tokens only.
+Stage 1 aligns the vision tower with the token embeddings (a visual token should resemble its letter and its colour);
+the decoder is not run. Stage 2 trains the decoder on single- and multi-turn questions and on "caption" samples
+(image, then letter colour letter colour ...), which break the plateau of "some colour that is present"; the number of
+cells grows with the running accuracy. Loss stands on answer tokens only.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def plain_attention(module, query, key, value, attention_mask, scaling=None, **k
 
 
 class Batches:
-    """Random token ids and pixels of one family, drawn straight into tensors (the processor would take most of a step)."""
+    """Random token ids and pixels of one family, drawn into tensors (the processor would take most of a step)."""
 
     def __init__(self, recipe: Recipe, tokenizer, seed: int):
         self.recipe, self.tokenizer = recipe, tokenizer
@@ -157,7 +157,9 @@ def train_decoder(model, recipe: Recipe, batches: Batches, args) -> list[dict]:
         if np.mean(longer[-12:]) > 0.7:
             max_cells = min(400.0, max_cells * 1.03 + 0.3)
         if (step + 1) % 25 == 0:
-            accuracy = {name: round(float(np.mean(right[c][-15:])), 3) for name, c in (("caption", True), ("qa", False))}
+            accuracy = {
+                name: round(float(np.mean(right[c][-15:])), 3) for name, c in (("caption", True), ("qa", False))
+            }
             minutes = round((time.time() - started) / 60, 2)
             curve.append({"step": step + 1, "minutes": minutes, "max_cells": int(max_cells), **accuracy})
             print(json.dumps(curve[-1]), flush=True)

@@ -11,11 +11,14 @@ pytest.importorskip("matplotlib")
 SCORES = torch.tensor([[0.1, 0.4], [0.0, 0.2], [0.3, 0.05]])
 
 
+VERSIONS = dict.fromkeys(("torch", "transformers", "corehead_hf"), "1")
+
+
 def head_map():
     return HeadMap(
         scores=SCORES, count=torch.full((3,), 5), spread=torch.zeros(3, 2), base_model_name_or_path="tiny",
         base_model_revision=None, model_type="qwen3_vl", num_layers=3, num_heads=2, num_kv_heads=1, head_dim=8,
-        dataset="hand", num_examples=5, question_rule="all", view_rule="all", versions=dict.fromkeys(("torch", "transformers", "corehead_hf"), "1"),
+        dataset="hand", num_examples=5, question_rule="all", view_rule="all", versions=VERSIONS,
     )  # fmt: skip
 
 

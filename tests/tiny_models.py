@@ -1,7 +1,7 @@
 """Tiny random models of every supported variant, their inputs, and oracles that know nothing of corehead_hf.
 
-Weights are large enough that attention is peaked: the default initialisation gives nearly uniform rows, on which a wrong
-head, row or column hardly shows.
+Weights are large enough that attention is peaked: the default initialisation gives nearly uniform rows, on which a
+wrong head, row or column hardly shows.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import pytest
 import torch
 import transformers
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import CONFIG_MAPPING, AttentionInterface, AutoModelForImageTextToText, StaticCache
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
@@ -332,14 +333,21 @@ def explicit_masks(model, visible):
 
 
 class LargestTensor(TorchDispatchMode):
-    """Elements of the largest storage that any operation creates."""
+    """Elements of the largest storage that any operation allocates; views cost nothing."""
 
-    elements = 0
+    def __init__(self):
+        super().__init__()
+        self.elements = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        for tensor in out if isinstance(out, tuple | list) else (out,):
-            if isinstance(tensor, torch.Tensor):
+        given = {_storage(x) for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)}
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor) and _storage(tensor) not in given:
                 count = tensor.untyped_storage().nbytes() // tensor.element_size()
                 self.elements = max(self.elements, count)
         return out
+
+
+def _storage(tensor):
+    return tensor.untyped_storage().data_ptr()

@@ -1,4 +1,4 @@
-"""What the top heads do for the answers: accuracy under ablation and under hybrid prefill, against bottom and random heads."""
+"""What the top heads do for the answers: accuracy under ablation and hybrid prefill, beside bottom and random."""
 
 from __future__ import annotations
 

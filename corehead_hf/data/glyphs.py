@@ -1,9 +1,9 @@
 """Glyphs: a seeded synthetic visual look-up task that needs no download.
 
-A page is a grid of 16 x 16 px cells. A keyed cell shows a letter (left half) beside a colour swatch (right half); a filler
-cell shows an unreadable smudge beside a swatch. Colours repeat, every letter stands at most once, and the question asks for
-the colour beside one letter, so the evidence is exactly one cell. Everything is drawn from one numpy generator: the same
-seed gives the same pixels on every machine.
+A page is a grid of 16 x 16 px cells. A keyed cell shows a letter (left half) beside a colour swatch (right half); a
+filler cell shows an unreadable smudge beside a swatch. Colours repeat, every letter stands at most once, and the
+question asks for the colour beside one letter, so the evidence is exactly one cell. Everything is drawn from one
+numpy generator: the same seed gives the same pixels on every machine.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ QUESTIONS = (
 )
 FILLER = -1
 
-# Eleven rows of eight pixels a letter, A to Z: DejaVu Sans Mono Bold at 12 px, thresholded once, so that no font file is needed.
+# Eleven rows of eight pixels a letter, A to Z: DejaVu Sans Mono Bold at 12 px, thresholded once, so that no font file
+# is needed.
 _BITMAPS = """
 3838382c6c7c4446c60000 784c444c7c4446467c0000 1c306060606060301c0000 786c64666666646c780000 7c6060607c6060607c0000
 7e6060607c606060600000 3c606060606e66663c0000 646464647c646464640000 7c101010101010107c0000 3c0c0c0c0c0c0c0c780000
@@ -79,7 +80,8 @@ def sample_cells(rng: np.random.Generator, batch: int, num_cells: int, num_lette
     """Random contents: num_letters distinct letters at distinct cells of every example, fillers elsewhere."""
     if not 1 <= num_letters <= min(num_cells, len(LETTERS)):
         raise ValueError(
-            f"num_letters={num_letters} was asked; it must be in 1..{min(num_cells, len(LETTERS))} for {num_cells} cells."
+            f"num_letters={num_letters} was asked; it must be in 1..{min(num_cells, len(LETTERS))} "
+            f"for {num_cells} cells."
         )
     letters = np.full((batch, num_cells), FILLER)
     chosen = np.argsort(rng.random((batch, len(LETTERS))), axis=1)[:, :num_letters]

@@ -29,7 +29,8 @@ class Prepared:
         evidence_mask: bool [B, T], the visual tokens that overlap the evidence.
         visual_mask: bool [B, T], all visual tokens, newline tokens included.
         examples: the B examples.
-        places: per example, for each visual token in order: the image it shows and its rectangle there, None for a token
+        places: per example, for each visual token in order: the image it shows and its rectangle there, None for a
+            token
             that shows no place (a newline).
     """
 
@@ -97,8 +98,8 @@ class Family(ABC):
             places.append([(image, rect) for image, rects in enumerate(rectangles) for rect in rects])
             if len(columns) != len(places[row]):
                 raise ValueError(
-                    f"example {example.id!r}: {len(columns)} visual tokens in the prompt, {len(places[row])} by the geometry "
-                    f"of {self.model_type}. This form of input is not mapped; use one the family's file describes."
+                    f"example {example.id!r}: {len(columns)} visual tokens in the prompt, {len(places[row])} by the "
+                    f"geometry of {self.model_type}. This form of input is not mapped; see the family's file."
                 )
             shown = [any(_overlaps(rect, image, box) for box in example.evidence) for image, rect in places[row]]
             evidence_mask[row, columns] = torch.tensor(shown, dtype=torch.bool)
@@ -130,7 +131,9 @@ def _question_rows(tokenizer: Any, ids: torch.Tensor, example: Example) -> torch
     again = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     start = text.rfind(example.question)
     if again.input_ids != ids.tolist() or start < 0:
-        why = "is not in the rendered prompt" if start < 0 else "stands in a prompt that does not tokenise back to itself"
+        why = (
+            "is not in the rendered prompt" if start < 0 else "stands in a prompt that does not tokenise back to itself"
+        )
         raise ValueError(
             f"example {example.id!r}: the question {example.question!r} {why}. Give the question's text as the chat "
             "template renders it, without leading or trailing spaces."

@@ -26,7 +26,7 @@ class InternVL(Family):
         num_images = sum(len(example.images) for example in examples)
         if len(inputs["pixel_values"]) != num_images:
             raise ValueError(
-                f"{num_images} images became {len(inputs['pixel_values'])} tiles; this version maps one tile per image. "
-                "Set processor.image_processor.crop_to_patches = False."
+                f"{num_images} images became {len(inputs['pixel_values'])} tiles; this version maps one tile per "
+                "image. Set processor.image_processor.crop_to_patches = False."
             )
         return [[uniform_grid(image.shape, side, side) for image in example.images] for example in examples]

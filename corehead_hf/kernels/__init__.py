@@ -96,7 +96,11 @@ def hybrid_attention(
     run = BACKENDS[resolve_backend(backend, query.device)]
     _check_tensors(query, key, value)
     _check_heads(heads, query.shape[1])
-    _check_sizes(sink_size, window_size, scaling)
+    check_sizes(sink_size, window_size)
+    if not math.isfinite(scaling):
+        raise ValueError(
+            f"scaling={scaling} was given - logits must be finite - pass a number like 1 / sqrt(head_dim)."
+        )
     if first_token is not None:
         first_token = first_token.cpu()
         _check_first_token(first_token, query.shape[0], key.shape[2])
@@ -156,7 +160,8 @@ def _check_heads(heads: torch.Tensor, Hq: int) -> None:
         )
 
 
-def _check_sizes(sink_size: int, window_size: int, scaling: float) -> None:
+def check_sizes(sink_size: int, window_size: int) -> None:
+    """Raises TypeError or ValueError unless sink_size >= 0 and window_size >= 1 are ints."""
     for name, size, least in (("sink_size", sink_size, 0), ("window_size", window_size, 1)):
         if not isinstance(size, int) or isinstance(size, bool):
             raise TypeError(f"{name}={size!r} was given - it counts tokens - pass an int of at least {least}.")
@@ -166,10 +171,6 @@ def _check_sizes(sink_size: int, window_size: int, scaling: float) -> None:
                 + ("a query is in its own window" if least else "it counts tokens")
                 + f" - pass at least {least}."
             )
-    if not math.isfinite(scaling):
-        raise ValueError(
-            f"scaling={scaling} was given - logits must be finite - pass a number like 1 / sqrt(head_dim)."
-        )
 
 
 def _check_first_token(first_token: torch.Tensor, B: int, S: int) -> None:

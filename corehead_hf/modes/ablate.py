@@ -21,7 +21,8 @@ class AblateHeads:
 
     Args:
         heads: bool [L, Hq], True = ablated.
-        variant: "zero": the output is 0; "mean": it is `mean_output`; "visual": the visual columns are masked and the rest
+        variant: "zero": the output is 0; "mean": it is `mean_output`; "visual": the visual columns are masked and the
+            rest
             renormalised; "stream": the head sees only sink and window.
         mean_output: float [L, Hq, D], for "mean"; from RecordOutputs over a reference set.
         visual_mask: bool [B, T] over the prompt, for "visual".
@@ -42,14 +43,16 @@ class AblateHeads:
 
     def __post_init__(self) -> None:
         if self.variant not in ABLATION_VARIANTS:
-            raise ValueError(f"ablation variant {self.variant!r} is unknown; choose one of {', '.join(ABLATION_VARIANTS)}.")
+            raise ValueError(
+                f"ablation variant {self.variant!r} is unknown; choose one of {', '.join(ABLATION_VARIANTS)}."
+            )
         if self.variant == "mean" and (
             self.mean_output is None or self.mean_output.shape[:2] != self.heads.shape or self.mean_output.dim() != 3
         ):
             got = None if self.mean_output is None else tuple(self.mean_output.shape)
             raise ValueError(
-                f"variant='mean' needs mean_output float [L, Hq, D] for heads of shape {tuple(self.heads.shape)}, got {got}; "
-                "record it with model.record_outputs() over a reference set."
+                f"variant='mean' needs mean_output float [L, Hq, D] for heads of shape {tuple(self.heads.shape)}, "
+                f"got {got}; record it with model.record_outputs() over a reference set."
             )
         if self.variant == "visual":
             if self.visual_mask is None:

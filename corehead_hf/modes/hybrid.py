@@ -85,7 +85,9 @@ def _left_padding_row(mask: Any, past_length: int, end: int) -> torch.Tensor:
     if isinstance(mask, dict):
         mask = mask["full_attention"]
     if not isinstance(mask, torch.Tensor) or mask.dim() not in (2, 4) or mask.shape[-1] < end:
-        raise ValueError(f"hybrid prefill needs a padding mask [B, {end}] or none; got {getattr(mask, 'shape', type(mask))}.")
+        raise ValueError(
+            f"hybrid prefill needs a padding mask [B, {end}] or none; got {getattr(mask, 'shape', type(mask))}."
+        )
     mask = mask[..., :end]
     if mask.is_floating_point():
         mask = mask > torch.finfo(mask.dtype).min / 2

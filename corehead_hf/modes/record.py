@@ -52,7 +52,9 @@ class RecordAttention:
             question, evidence = position[self.question_mask[b]], position[self.evidence_mask[b]]
             for name, found in (("question_mask", question), ("evidence_mask", evidence)):
                 if len(found) == 0:
-                    raise ValueError(f"row {b} of {name} has no True; its RAM would be undefined. Mark at least one token.")
+                    raise ValueError(
+                        f"row {b} of {name} has no True; its RAM would be undefined. Mark at least one token."
+                    )
             if evidence[-1] > question[-1]:
                 raise ValueError(
                     f"row {b}: the evidence reaches to column {int(evidence[-1])}, the question ends at row "
@@ -88,7 +90,17 @@ class RecordAttention:
         if self._first_token is None:
             first_token = call.first_token()
             self._first_token = torch.zeros(batch, dtype=torch.long) if first_token is None else first_token.cpu()
+            self._refuse_padding(self._first_token)
         self._layers[call.layer] = self._measure(sums / self.question_mask.sum(1).view(-1, 1, 1).to(sums.device))
+
+    def _refuse_padding(self, first_token: torch.Tensor) -> None:
+        padding = torch.arange(self.question_mask.shape[1])[None] < first_token[:, None]
+        for name, mask in (("question_mask", self.question_mask), ("evidence_mask", self.evidence_mask)):
+            for b in (mask & padding).any(dim=1).nonzero().flatten().tolist():
+                raise ValueError(
+                    f"row {b} of {name} marks padding: the first {int(first_token[b])} tokens of this sequence are "
+                    "padding, whose RAM is undefined. Give masks over the left-padded prompt."
+                )
 
     def _measure(self, row: torch.Tensor) -> dict[str, Any]:
         evidence = self.evidence_mask.to(row.device)
@@ -108,7 +120,9 @@ class RecordAttention:
                 "prefill with all question tokens inside the record_attention block, then read the result."
             )
         if name not in self._layers[min(self._layers)]:
-            option = {"vision_mass": "visual_mask=...", "found": "measure_key_tokens=True", "row": "keep_rows=True"}[name]
+            option = {"vision_mass": "visual_mask=...", "found": "measure_key_tokens=True", "row": "keep_rows=True"}[
+                name
+            ]
             raise RuntimeError(f"{name} was not recorded; pass {option} to record_attention.")
         return torch.stack([self._layers[layer][name].cpu() for layer in sorted(self._layers)], dim=1)
 
@@ -150,7 +164,7 @@ class RecordAttention:
 
 @dataclass(eq=False)
 class RecordOutputs:
-    """Observe the mean output of every head over all real tokens that pass: what AblateHeads(variant="mean") puts in."""
+    """Observe every head's mean output over all real tokens that pass: what AblateHeads(variant="mean") puts in."""
 
     order: ClassVar[int] = 1
     _sums: dict[int, torch.Tensor] = field(default_factory=dict, init=False, repr=False)

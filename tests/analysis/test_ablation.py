@@ -4,14 +4,17 @@ import torch
 from corehead_hf import HeadMap
 from corehead_hf.analysis.ablation import ablation_accuracy, answer_accuracy, count_from_gap, hybrid_accuracy
 
+VERSIONS = dict.fromkeys(("torch", "transformers", "corehead_hf"), "1")
+
 
 def head_map(scores):
     scores = torch.tensor(scores)
     layers, heads = scores.shape
     return HeadMap(
-        scores=scores, count=torch.full((layers,), 5), spread=torch.zeros(layers, heads), base_model_name_or_path="tiny",
-        base_model_revision=None, model_type="qwen3_vl", num_layers=layers, num_heads=heads, num_kv_heads=1, head_dim=8,
-        dataset="hand", num_examples=5, question_rule="all", view_rule="all", versions=dict.fromkeys(("torch", "transformers", "corehead_hf"), "1"),
+        scores=scores, count=torch.full((layers,), 5), spread=torch.zeros(layers, heads),
+        base_model_name_or_path="tiny", base_model_revision=None, model_type="qwen3_vl",
+        num_layers=layers, num_heads=heads, num_kv_heads=1, head_dim=8,
+        dataset="hand", num_examples=5, question_rule="all", view_rule="all", versions=VERSIONS,
     )  # fmt: skip
 
 

@@ -32,7 +32,10 @@ def test_bad_examples_are_refused_with_the_reason(changes, reason):
         example(**changes)
 
 
-@pytest.mark.parametrize("edges", [(0, 5, 0, 5, 9), (0, 0, 9, 5, 9), (0, -1, 0, 5, 9), (-1, 0, 0, 5, 9), (0, 6, 0, 5, 9)])
+BAD_EDGES = [(0, 5, 0, 5, 9), (0, 0, 9, 5, 9), (0, -1, 0, 5, 9), (-1, 0, 0, 5, 9), (0, 6, 0, 5, 9)]
+
+
+@pytest.mark.parametrize("edges", BAD_EDGES)
 def test_bad_boxes_are_refused(edges):
     with pytest.raises(ValueError, match="left < right"):
         Box(*edges)

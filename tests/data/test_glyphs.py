@@ -30,7 +30,8 @@ def test_the_evidence_shows_the_asked_letter_and_no_other_cell_does():
 
     by_letter = {}
     for example in glyphs.generate(60, seed=5, pages=3):
-        letter = next(word[0] for word in reversed(example.question.split()) if word[0] in glyphs.LETTERS and len(word) <= 2)
+        words = reversed(example.question.split())
+        letter = next(word[0] for word in words if word[0] in glyphs.LETTERS and len(word) <= 2)
         by_letter.setdefault(letter, []).append(ink(pixels_under(example)))
     pairs = [(a[0], a[1]) for a in by_letter.values() if len(a) > 1]
     assert len(pairs) > 10
