@@ -121,6 +121,7 @@ def run_demo(
     Returns:
         family -> DemoResult, in the order of `models`.
     """
+    plots.require_matplotlib()
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     results = {family: _run_family(path, num_examples, num_measured) for family, path in models.items()}

@@ -22,12 +22,19 @@ if TYPE_CHECKING:
 GROUP_COLORS = {"top": "#c0392b", "bottom": "#2c7fb8", "random": "#7f8c8d"}
 
 
-def new_figure(rows: int = 1, columns: int = 1, *, size: tuple[float, float]) -> tuple[Figure, Any]:
-    """A Figure without pyplot's global state, and its axes as an object array [rows, columns]; size in inches."""
+def require_matplotlib() -> None:
+    """Raises ImportError with the remedy where matplotlib is missing; call it before long work that ends in figures."""
     try:
-        from matplotlib.figure import Figure
+        import matplotlib.figure  # noqa: F401
     except ImportError as error:
         raise ImportError("drawing needs matplotlib: pip install 'corehead-hf[plot]'") from error
+
+
+def new_figure(rows: int = 1, columns: int = 1, *, size: tuple[float, float]) -> tuple[Figure, Any]:
+    """A Figure without pyplot's global state, and its axes as an object array [rows, columns]; size in inches."""
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=size, layout="constrained", dpi=130)
     return figure, figure.subplots(rows, columns, squeeze=False)
 

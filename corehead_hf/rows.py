@@ -55,10 +55,12 @@ def question_row_sums(call: AttentionCall, question_mask: torch.Tensor) -> torch
 
 
 def apply_mask(logits: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
-    """Logits with what may not be attended at -inf (bool) or lowered by the additive mask (float)."""
+    """Logits with what may not be attended at -inf; an additive mask's finite values are added."""
     if visible.dtype == torch.bool:
         return logits.masked_fill(~visible, float("-inf"))
-    return logits + visible.float()
+    # An additive mask hides with the lowest number: a row with nothing else left would attend what is hidden.
+    hidden = visible <= torch.finfo(visible.dtype).min / 2
+    return (logits + visible.float()).masked_fill(hidden, float("-inf"))
 
 
 def _rows_in_call(call: AttentionCall, question_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

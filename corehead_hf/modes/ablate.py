@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -40,6 +40,7 @@ class AblateHeads:
     visual_mask: torch.Tensor | None = None
     sink_size: int = 128
     window_size: int = 2048
+    _indices: dict[tuple[int, torch.device], torch.Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.variant not in ABLATION_VARIANTS:
@@ -59,9 +60,15 @@ class AblateHeads:
                 raise ValueError("variant='visual' needs visual_mask, bool [B, T] over the prompt; got None.")
             self.visual_mask = prompt_mask("visual_mask", self.visual_mask, None)
 
+    def _ablated_on(self, layer: int, device: torch.device) -> torch.Tensor:
+        """Indices int64 [k] of a layer's ablated heads, copied to each device once and not at every decoded token."""
+        if (layer, device) not in self._indices:
+            self._indices[layer, device] = self.heads[layer].nonzero().flatten().to(device)
+        return self._indices[layer, device]
+
     def attend(self, call: AttentionCall, inner: Attend) -> Answer:
         output, weights = inner(call)
-        ablated = self.heads[call.layer].nonzero().flatten().to(output.device)
+        ablated = self._ablated_on(call.layer, output.device)
         if len(ablated) == 0:
             return output, weights
         if self.variant == "zero":

@@ -49,6 +49,8 @@ class HybridPrefill:
             return kwargs
         end = past_length + hidden.shape[1]
         mask = kwargs.get("attention_mask")
+        if isinstance(mask, dict):  # generate() with a static cache: layer type -> mask or None
+            mask = mask["full_attention"]
         if mask is None:
             row = torch.ones(hidden.shape[0], end, dtype=torch.bool, device=hidden.device)
         else:
@@ -82,8 +84,6 @@ class HybridPrefill:
 
 def _left_padding_row(mask: Any, past_length: int, end: int) -> torch.Tensor:
     """bool [B, S] of real tokens; raises unless the mask is causal with left padding only."""
-    if isinstance(mask, dict):
-        mask = mask["full_attention"]
     if not isinstance(mask, torch.Tensor) or mask.dim() not in (2, 4) or mask.shape[-1] < end:
         raise ValueError(
             f"hybrid prefill needs a padding mask [B, {end}] or none; got {getattr(mask, 'shape', type(mask))}."
