@@ -29,7 +29,7 @@ cores on Glyphs, the synthetic visual look-up task of `corehead_hf`: pages of 16
 colour beside one letter. It exists so that finding, ablating and using CoRe heads can be run and tested offline; it
 can do nothing else.
 
-Measured on {n} held-out examples of 64, 96 and 160 visual tokens (chance {chance:.3f}), answers by greedy `generate()`:
+Measured on {n} held-out examples of 48, 80 and 128 visual tokens (chance {chance:.3f}), answers by greedy `generate()`:
 
 | | top heads by RAM | bottom | random (mean of {seeds} seeds, top excluded) |
 |---|---|---|---|

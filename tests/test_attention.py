@@ -26,7 +26,7 @@ from corehead_hf import AutoCoReModel
 from corehead_hf.attention import NAME, core_attention
 from corehead_hf.attention_call import AttentionCall
 
-FLASH = "flash_like"  # stands in for flash_attention_2, which needs a GPU: same 2-D mask, same use of module.config
+FLASH = "flash_like"  # for flash_attention_2, which needs a GPU: same 2-D mask, same use of module.config
 HEADS = [(0, 1), (1, 0), (1, 3), (2, 2)]
 
 
@@ -72,7 +72,9 @@ def test_the_users_backend_is_the_dense_path(variant, attn, flash):
     with model.ablate_heads(HEADS):
         torch.testing.assert_close(logits(model, **inputs)[real], oracle[real], atol=1e-4, rtol=0)
     if attn == FLASH:
-        assert {name for name, _, _ in flash} == {FLASH}, "a dense backend must see its own name in module.config"
+        assert {name for name, _, _ in flash} == {FLASH}, (
+            "a dense backend must see its own name in module.config"
+        )
         assert any(mask is not None for *_, mask in flash)
 
 
@@ -143,7 +145,10 @@ def test_split_heads_are_refused_while_a_mode_is_on(model):
     model.config.get_text_config().num_attention_heads = 2 * H  # as a rank of tensor parallelism sees it
     inputs = text_inputs(4)
     logits(model, **inputs)
-    with model.record_outputs(), pytest.raises(RuntimeError, match=f"layer 0 got {H} of {2 * H} heads.*device_map"):
+    with (
+        model.record_outputs(),
+        pytest.raises(RuntimeError, match=f"layer 0 got {H} of {2 * H} heads.*device_map"),
+    ):
         logits(model, **inputs)
 
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from tiny_models import D, H, KV, L, add_lora, build, generate, inputs_for, logits, masks_for, text_inputs
+from tiny_models import KV, D, H, L, add_lora, build, generate, inputs_for, logits, masks_for, text_inputs
 
 from corehead_hf import AutoCoReModel, CoReModelMixin, HeadMap
 from corehead_hf.modes import HybridPrefill
@@ -56,7 +56,10 @@ def test_load_head_map(wrapped, tmp_path):
     "over, message",
     [
         ({"model_type": "internvl"}, "model_type: map has 'internvl' / model has 'qwen3_vl'"),
-        ({"num_layers": 2, "scores": torch.zeros(2, H), "spread": torch.zeros(2, H)}, "map has 2 / model has 3"),
+        (
+            {"num_layers": 2, "scores": torch.zeros(2, H), "spread": torch.zeros(2, H)},
+            "map has 2 / model has 3",
+        ),
         ({"num_kv_heads": 4}, "num_kv_heads: map has 4 / model has 2"),
         ({"head_dim": 32}, "head_dim: map has 32 / model has 16"),
     ],

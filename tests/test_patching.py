@@ -34,10 +34,12 @@ HEADS = [(0, 1), (1, 0), (1, 3), (2, 2)]
 
 
 def snapshot(model):
-    """All that installing could leave behind: classes, attribute names, hooks, bound forwards, keys, config."""
+    """All that installing could leave behind: classes, attributes, hooks, bound forwards, keys, config."""
     modules = {}
     for name, module in model.named_modules():
-        hooks = {k: list(v.items()) for k, v in module.__dict__.items() if "hooks" in k and hasattr(v, "items")}
+        hooks = {
+            k: list(v.items()) for k, v in module.__dict__.items() if "hooks" in k and hasattr(v, "items")
+        }
         bound = {k: v.__func__ for k, v in module.__dict__.items() if hasattr(v, "__func__")}
         modules[name] = (id(module), type(module), sorted(module.__dict__), hooks, bound)
     return modules, list(model.state_dict()), model.config.to_json_string()
@@ -46,7 +48,11 @@ def snapshot(model):
 def test_with_no_mode_the_wrapped_model_is_the_native_one(native):
     inputs = inputs_for(native, 2, [0, 5])
     before, tokens = logits(native, **inputs), generate(native, inputs)
-    keys, config, count = list(native.state_dict()), native.config.to_json_string(), len(list(native.modules()))
+    keys, config, count = (
+        list(native.state_dict()),
+        native.config.to_json_string(),
+        len(list(native.modules())),
+    )
     native_class = type(native)
     model = AutoCoReModel.from_model(native)
     assert model is native and isinstance(model, native_class)
@@ -89,7 +95,7 @@ def test_uninstall_gives_back_exactly_what_came(native):
 
 
 def test_uninstall_restores_after_output_attentions_and_keeps_foreign_hooks(native):
-    """transformers <= 5.0 leaves bound forwards on the modules when it records; they must not keep CoRe alive."""
+    """transformers <= 5.0 binds forwards on the modules when it records; these must not keep CoRe alive."""
     model = build("llava_onevision", "eager")
     inputs = inputs_for(model)
     text_model = model.model.language_model
@@ -210,7 +216,9 @@ def test_save_pretrained_writes_the_native_checkpoint(variant, tmp_path):
         assert same, f"{name} differs from the native checkpoint's"
     config = json.loads((tmp_path / "core" / "config.json").read_text())
     assert config["architectures"] == [type(native).__name__]
-    reloaded = AutoModelForImageTextToText.from_pretrained(tmp_path / "core", attn_implementation="sdpa").eval()
+    reloaded = AutoModelForImageTextToText.from_pretrained(
+        tmp_path / "core", attn_implementation="sdpa"
+    ).eval()
     assert type(reloaded) is type(native)
     assert torch.equal(logits(reloaded, **inputs), logits(native, **inputs))
 
@@ -241,7 +249,11 @@ def test_lora(variant, when, tmp_path):
     plain = add_lora(build(variant))
     inputs = inputs_for(plain.get_base_model())
     base = build(variant)
-    model = add_lora(AutoCoReModel.from_model(base)) if when == "wrap first" else AutoCoReModel.from_model(add_lora(base))
+    model = (
+        add_lora(AutoCoReModel.from_model(base))
+        if when == "wrap first"
+        else AutoCoReModel.from_model(add_lora(base))
+    )
     assert torch.equal(logits(model, **inputs), logits(plain, **inputs))
     oracle = copy.deepcopy(plain)
     for layer, head in HEADS:  # before o_proj, so that the adapter's branch loses the head as well
@@ -256,7 +268,9 @@ def test_lora(variant, when, tmp_path):
     found = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
     assert set(found) == set(gradients) and any("lora_" in name for name in found)
     for name, gradient in gradients.items():
-        torch.testing.assert_close(found[name], gradient, atol=1e-4, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            found[name], gradient, atol=1e-4, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}"
+        )
     plain.save_pretrained(tmp_path / "plain")
     model.save_pretrained(tmp_path / "core")
     weights = "adapter_model.safetensors"
@@ -299,7 +313,9 @@ def test_gradient_checkpointing(variant):
 
 def test_threads_do_not_meet(variant):
     if variant == "llava_onevision" and VERSION <= (5, 0):
-        pytest.skip("upstream: LLaVA-OneVision is not thread-safe on transformers <= 5.0, without CoRe as well")
+        pytest.skip(
+            "upstream: LLaVA-OneVision is not thread-safe on transformers <= 5.0, without CoRe as well"
+        )
     model = AutoCoReModel.from_model(build(variant))
     inputs = [inputs_for(model, seed=seed, text=10 + 3 * seed) for seed in range(4)]
     with model.ablate_heads(HEADS):
@@ -309,7 +325,9 @@ def test_threads_do_not_meet(variant):
         def run(index):
             for _ in range(5):
                 try:
-                    torch.testing.assert_close(logits(model, **inputs[index]), expected[index], atol=1e-4, rtol=0)
+                    torch.testing.assert_close(
+                        logits(model, **inputs[index]), expected[index], atol=1e-4, rtol=0
+                    )
                 except BaseException as error:
                     wrong.append(error)
 
@@ -346,10 +364,34 @@ def test_cpu_offload(variant, order):
     assert torch.equal(logits(model, **inputs), expected)
 
 
+@pytest.mark.parametrize("order", ["install first", "hook first"])
+def test_an_accelerate_hook_on_the_attention_itself(order):
+    """It binds forward on the instance, past any class: what stands there must follow the class."""
+    hooks = pytest.importorskip("accelerate.hooks", exc_type=ImportError)
+    model = build("qwen3_vl")
+    inputs = inputs_for(model)
+    expected, oracle = logits(model, **inputs), logits(zero_o_proj(model, HEADS), **inputs)
+    if order == "install first":
+        AutoCoReModel.from_model(model)
+    for module in attentions(model):
+        hooks.add_hook_to_module(module, hooks.ModelHook())
+    before = snapshot(model)
+    if order == "hook first":
+        AutoCoReModel.from_model(model)
+    with model.ablate_heads(HEADS):
+        torch.testing.assert_close(logits(model, **inputs), oracle, atol=1e-4, rtol=0)
+    model.uninstall_core()
+    if order == "hook first":
+        assert snapshot(model) == before
+    assert torch.equal(logits(model, **inputs), expected)
+
+
 def test_hooks_of_the_text_model_survive(model):
-    """The pre-hook is found by identity, so a user's own hook on the text model stays, also one added afterwards."""
+    """A user's own hook on the text model stays, also one added afterwards."""
     seen = []
-    model.model.language_model.register_forward_pre_hook(lambda module, args, kwargs: seen.append(1), with_kwargs=True)
+    model.model.language_model.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(1), with_kwargs=True
+    )
     model.uninstall_core()
     logits(model, **text_inputs(5))
     assert seen == [1]

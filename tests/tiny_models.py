@@ -1,7 +1,7 @@
 """Tiny random models of every supported variant, their inputs, and oracles that know nothing of corehead_hf.
 
-Weights are large enough that attention is peaked: the default initialisation gives nearly uniform rows, on which a
-wrong head, row or column hardly shows.
+Weights are large enough that attention is peaked: the default initialisation gives nearly uniform rows, on
+which a wrong head, row or column hardly shows.
 """
 
 from __future__ import annotations
@@ -115,7 +115,9 @@ def config_for(variant, **over):
     if tower == "gpt_oss":
         text |= {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 8}
         rope = {"rope_type": "default"}
-        text |= {"rope_parameters": {**rope, "rope_theta": 1e4}} if VERSION >= (5, 0) else {"rope_scaling": rope}
+        text |= (
+            {"rope_parameters": {**rope, "rope_theta": 1e4}} if VERSION >= (5, 0) else {"rope_scaling": rope}
+        )
     vision = {
         "hidden_size": 32,
         "intermediate_size": 48,
@@ -164,7 +166,7 @@ def build(variant, attn="sdpa", seed=0, **over):
 
 
 def inputs_for(model, batch=1, left_pad=None, text=14, seed=1):
-    """Inputs with one picture per sequence; sequence b is left_pad[b] tokens of padding and correspondingly shorter."""
+    """Inputs with one picture per sequence; sequence b begins with left_pad[b] tokens of padding."""
     family, generator = model.config.model_type, torch.Generator().manual_seed(seed)
     extra, num_visual = {}, 4
     if family.startswith("qwen3_vl"):
@@ -241,7 +243,7 @@ def static_cache(model, length, batch=1):
 
 
 def zero_o_proj(model, heads):
-    """A copy whose o_proj has no columns for the given heads: what ablating them means, without touching attention."""
+    """A copy whose o_proj has no columns for the given heads: what ablating them means."""
     copied = copy.deepcopy(model)
     for layer, head in heads:
         attentions(copied)[layer].o_proj.weight.data[:, head * D : (head + 1) * D] = 0

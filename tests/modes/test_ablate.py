@@ -69,7 +69,9 @@ def test_zero_equals_zeroed_o_proj_columns(variant, left_pad, static):
     oracle = zero_o_proj(native, HEADS)
     expected, tokens = logits(oracle, **inputs), generate(oracle, inputs, 8, **options)
     model = AutoCoReModel.from_model(native)
-    assert not torch.equal(generate(model, inputs, 8, **options), tokens), "ablation would not show in these tokens"
+    assert not torch.equal(generate(model, inputs, 8, **options), tokens), (
+        "ablation would not show in these tokens"
+    )
     with model.ablate_heads(HEADS):
         torch.testing.assert_close(logits(model, **inputs), expected, atol=1e-4, rtol=0)
         assert torch.equal(generate(model, inputs, 8, **options), tokens)
@@ -113,14 +115,16 @@ def test_mean_by_hand(wrapped, left_pad):
     with watch(wrapped) as seen, wrapped.ablate_heads(HEADS, "mean", mean_output=mean):
         generate(wrapped, inputs, 2)
     for layer, output in enumerate(seen.outputs[:L]):
-        assert torch.equal(output[:, :, MASK[layer]], mean[layer][MASK[layer]].expand(*output.shape[:2], -1, -1))
+        assert torch.equal(
+            output[:, :, MASK[layer]], mean[layer][MASK[layer]].expand(*output.shape[:2], -1, -1)
+        )
     assert torch.equal(seen.outputs[0][:, :, ~MASK[0]], plain.outputs[0][:, :, ~MASK[0]])
     for layer, output in enumerate(seen.outputs[L:]):  # decode
         assert torch.equal(output[:, 0, MASK[layer]], mean[layer][MASK[layer]].expand(2, -1, -1))
 
 
 def test_mean_of_recorded_outputs_through_o_proj(wrapped):
-    """The same as zeroing the heads and adding o_proj(mean) to the layer's output: a hand computation in weights."""
+    """By hand in weights: zero the heads and add o_proj(mean) to the layer's output."""
     inputs = inputs_for(wrapped)
     with wrapped.record_outputs() as reference:
         wrapped.prefill(**inputs)
@@ -284,5 +288,8 @@ def test_bad_input_is_refused(model, heads, ablation, options, message):
 
 def test_a_visual_mask_of_another_batch_is_refused(model):
     visual = torch.ones(3, 8, dtype=torch.bool)
-    with model.ablate_heads(HEADS, "visual", visual_mask=visual), pytest.raises(ValueError, match="3 rows, the batch 2"):
+    with (
+        model.ablate_heads(HEADS, "visual", visual_mask=visual),
+        pytest.raises(ValueError, match="3 rows, the batch 2"),
+    ):
         logits(model, **text_inputs(8, 2))

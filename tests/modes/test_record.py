@@ -114,7 +114,9 @@ def test_bfloat16_against_float64_on_the_same_query_and_key(variant):
     length = question.shape[1]
     for call, rows, ram in zip(seen.calls, recording.rows[0], recording.ram[0], strict=True):
         assert call.query.dtype == torch.bfloat16
-        truth = probabilities64(call.query, call.key, causal(length, length), D**-0.5)[0][:, question[0]].mean(dim=1)
+        truth = probabilities64(call.query, call.key, causal(length, length), D**-0.5)[0][
+            :, question[0]
+        ].mean(dim=1)
         torch.testing.assert_close(rows.double(), truth, atol=2e-6, rtol=0)
         torch.testing.assert_close(ram.double(), truth[:, evidence[0]].sum(dim=-1), atol=1e-6, rtol=0)
 
@@ -173,7 +175,7 @@ def run_in_chunks(model, inputs, cuts):
 
 
 def test_chance_by_hand(model):
-    """Left padding 2, evidence columns 3 and 4; question rows 5 and 7 see 4 and 6 columns: (2/4 + 2/6) / 2."""
+    """Left padding 2, evidence columns 3 and 4; question rows 5 and 7 see 4 and 6 columns."""
     inputs = text_inputs(8, 1, [2])
     question, evidence = torch.zeros(1, 8, dtype=torch.bool), torch.zeros(1, 8, dtype=torch.bool)
     question[0, [5, 7]] = evidence[0, [3, 4]] = True
@@ -223,16 +225,35 @@ def test_what_is_recorded_is_dense_attention_under_other_modes(model):
     with model.ablate_heads(HEADS), model.record_attention(question, evidence) as nested:
         model.prefill(**inputs)
     torch.testing.assert_close(nested.ram[:, 0], plain.ram[:, 0], atol=1e-6, rtol=0)
-    assert float((nested.ram[:, 1:] - plain.ram[:, 1:]).abs().max()) > 0.01, "later layers see the changed states"
+    assert float((nested.ram[:, 1:] - plain.ram[:, 1:]).abs().max()) > 0.01, (
+        "later layers see the changed states"
+    )
     assert nested.num_columns.tolist() == plain.num_columns.tolist()
 
 
 def test_two_recordings_at_once(model):
     inputs = inputs_for(model)
     question, evidence, visual = masks_for(inputs)
-    with model.record_attention(question, evidence) as first, model.record_attention(question, visual) as second:
+    with (
+        model.record_attention(question, evidence) as first,
+        model.record_attention(question, visual) as second,
+    ):
         model.prefill(**inputs)
     assert float((second.ram - first.ram).min()) > -1e-6 and float((second.ram - first.ram).max()) > 0
+
+
+def test_recording_keeps_no_graph_and_leaves_gradients_alone(wrapped):
+    inputs = inputs_for(wrapped)
+    question, evidence, _ = masks_for(inputs)
+    weight, gradients = attentions(wrapped)[0].q_proj.weight, []
+    wrapped(**inputs, labels=inputs["input_ids"]).loss.backward()
+    gradients.append(weight.grad.clone())
+    wrapped.zero_grad()
+    with wrapped.record_attention(question, evidence) as recording, wrapped.record_outputs() as outputs:
+        wrapped(**inputs, labels=inputs["input_ids"]).loss.backward()
+    gradients.append(weight.grad)
+    assert not recording.ram.requires_grad and not outputs.mean.requires_grad
+    assert torch.equal(*gradients)
 
 
 def test_an_exception_turns_recording_off(model):
@@ -246,7 +267,7 @@ def test_an_exception_turns_recording_off(model):
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("padded", [False, True], ids=["unpadded", "padded"])
 def test_recording_allocates_rows_of_one_layer(variant, padded):
-    """Nothing of T x S elements by us: the largest tensor is the native model's own or one layer's |Q| x S x Hq."""
+    """Nothing of T x S elements by us: the largest tensor is the native model's own."""
     length, num_question = 2048, 4
     model = AutoCoReModel.from_model(build(variant))
     inputs = text_inputs(length, 2, [0, 9] if padded else None)
@@ -259,11 +280,13 @@ def test_recording_allocates_rows_of_one_layer(variant, padded):
     with recording, LargestTensor() as recorded:
         model.prefill(**inputs)
     assert recorded.elements == native.elements, "recording allocates more than the native model does"
-    assert (native.elements >= length * length) == padded, "sdpa builds its own [B, 1, T, S] with padding, only then"
+    assert (native.elements >= length * length) == padded, (
+        "sdpa builds its own [B, 1, T, S] with padding, only then"
+    )
 
 
 def test_recording_allocates_rows_of_one_layer_beyond_the_native_model(model):
-    """With many question rows the rows themselves are the largest tensor: one kv head's group, not one per layer."""
+    """With many question rows these are the largest tensor: those of one layer."""
     length, num_question = 512, 200
     inputs = text_inputs(length)
     question, evidence = torch.zeros(1, length, dtype=torch.bool), torch.zeros(1, length, dtype=torch.bool)
@@ -284,7 +307,12 @@ def mask_of(length, *true):
     [
         (mask_of(8), mask_of(8, 1), {}, "row 0 of question_mask has no True.*Mark at least one"),
         (mask_of(8, 5), mask_of(8), {}, "row 0 of evidence_mask has no True"),
-        (mask_of(8, 5), mask_of(8, 1, 6), {}, "evidence reaches to column 6, the question ends at row 5.*Put the question"),
+        (
+            mask_of(8, 5),
+            mask_of(8, 1, 6),
+            {},
+            "evidence reaches to column 6, the question ends at row 5.*Put the question",
+        ),
         (mask_of(8, 5), mask_of(9, 1), {}, r"evidence_mask has shape \[1, 9\]; it must be bool \[1, 8\]"),
         (mask_of(8, 5)[0], mask_of(8, 1), {}, r"question_mask has shape \[8\]; it must be bool \[B, T\]"),
         (mask_of(8, 5), mask_of(8, 1), {"visual_mask": mask_of(7, 1)}, r"visual_mask has shape \[1, 7\]"),
@@ -307,7 +335,7 @@ def test_masks_of_another_prompt_are_refused(model):
 
 @pytest.mark.parametrize("which", ["question", "evidence"])
 def test_masks_on_padding_are_refused(model, which):
-    """A padding row attends nothing and padding columns are never attended: their RAM would be NaN or too small."""
+    """Padding rows attend nothing and padding columns are never attended: RAM would be NaN or too small."""
     question, evidence = mask_of(8, 6), mask_of(8, 4)
     (question if which == "question" else evidence)[0, 1] = True
     recording = model.record_attention(question, evidence)
@@ -360,7 +388,7 @@ def test_packed_calls_are_refused():
 
 
 def test_record_outputs_is_the_mean_over_real_tokens(wrapped):
-    """Over the prefill of a left-padded batch and its decode steps, against a hand computation on the captured outputs."""
+    """Over the prefill of a left-padded batch and its decode steps, by hand on the captured outputs."""
     inputs = inputs_for(wrapped, 2, [0, 5])
     with watch(wrapped) as seen, wrapped.record_outputs() as recording:
         generate(wrapped, inputs, 3)

@@ -1,0 +1,271 @@
+"""prepare() of every family against hand counts and against the pixels of the real processor."""
+
+import numpy as np
+import pytest
+import torch
+
+from corehead_hf import Box, Example, load_processor
+from corehead_hf.families import FAMILIES, family_of
+from corehead_hf.families.family import uniform_grid
+from corehead_hf.families.qwen3_vl import Qwen3VL
+
+FAMILY_NAMES = ("qwen3_vl", "llava_onevision", "internvl")
+
+
+@pytest.fixture(scope="module")
+def processor_of(checkpoint):
+    loaded = {}
+
+    def get(family):
+        if family not in loaded:
+            loaded[family] = load_processor(checkpoint(family))
+        return loaded[family]
+
+    return get
+
+
+def page(height=64, width=64, value=0):
+    return np.full((height, width, 3), value, dtype=np.uint8)
+
+
+def example(images, *boxes, question="Which color is next to letter A?"):
+    return Example("hand-made", tuple(images), question, "red", tuple(boxes))
+
+
+def found_tokens(family, processor, case, row=0):
+    """Which visual tokens, counted over all images of the prompt, are evidence."""
+    prepared = FAMILIES[family].prepare(processor, case)
+    return prepared.evidence_mask[row][prepared.visual_mask[row]].nonzero().flatten().tolist()
+
+
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+@pytest.mark.parametrize(
+    "box, cells",
+    [
+        (Box(0, 16, 32, 32, 48), [9]),  # exactly one cell: row 2, column 1
+        (Box(0, 17, 33, 18, 34), [9]),  # inside it
+        (Box(0, 15, 32, 33, 48), [8, 9, 10]),  # one pixel over its left and right borders
+        (Box(0, 31.5, 31.5, 32.5, 32.5), [5, 6, 9, 10]),  # a corner
+        (Box(0, 0, 0, 64, 64), list(range(16))),  # the page
+        (Box(0, 0, 48, 64, 49), [12, 13, 14, 15]),  # a line
+    ],
+    ids=str,
+)
+def test_boxes_by_hand(family, processor_of, box, cells):
+    """Two pages of 4 x 4 cells of 16 px; the box lies on the first, then on the second."""
+    processor = processor_of(family)
+    pages = [page(), page()]
+    assert found_tokens(family, processor, example(pages, box)) == cells
+    second = Box(1, box.left, box.top, box.right, box.bottom)
+    start = 17 if family == "llava_onevision" else 16  # a newline token ends each of its images
+    assert found_tokens(family, processor, example(pages, second)) == [start + cell for cell in cells]
+    assert found_tokens(family, processor, example(pages, box, second)) == cells + [
+        start + cell for cell in cells
+    ]
+
+
+def test_prepared_masks_and_places(processor_of):
+    prepared = FAMILIES["llava_onevision"].prepare(
+        processor_of("llava_onevision"), example([page(), page()], Box(0, 0, 0, 64, 64), Box(1, 0, 0, 64, 64))
+    )
+    assert prepared.visual_mask.sum() == 34 and prepared.evidence_mask.sum() == 32, (
+        "newlines are visual, no evidence"
+    )
+    (places,) = prepared.places
+    assert [image for image, _ in places] == [0] * 17 + [1] * 17
+    assert [i for i, (_, rect) in enumerate(places) if rect is None] == [16, 33]
+    assert places[5] == (0, (16.0, 16.0, 32.0, 32.0))
+    assert not bool((prepared.evidence_mask & ~prepared.visual_mask).any())
+    assert not bool((prepared.question_mask & prepared.visual_mask).any())
+    moved = prepared.to("cpu", torch.bfloat16)
+    assert (
+        moved.inputs["pixel_values"].dtype == torch.bfloat16
+        and moved.inputs["input_ids"].dtype == torch.int64
+    )
+
+
+def test_qwen_resizes_both_axes_independently(processor_of):
+    """70 x 102 px: rounded to 64 x 96, so 4 x 6 tokens, each 17.5 native pixels high and 17 wide."""
+    processor, image = processor_of("qwen3_vl"), page(70, 102)
+    prepared = FAMILIES["qwen3_vl"].prepare(processor, example([image], Box(0, 0, 0, 1, 1)))
+    assert prepared.inputs["image_grid_thw"].tolist() == [[1, 8, 12]]
+    assert prepared.visual_mask.sum() == 24
+    for box, tokens in (
+        (Box(0, 16, 17, 18, 18), [0, 1, 6, 7]),
+        (Box(0, 85, 53, 102, 70), [23]),
+        (Box(0, 84, 52, 102, 70), [16, 17, 22, 23]),
+    ):
+        assert found_tokens("qwen3_vl", processor, example([image], box)) == tokens
+
+
+def test_llava_pads_to_a_centred_square(processor_of):
+    """48 x 80 px: 16 px of padding above and below, tokens of 20 x 20 native pixels from y = -16."""
+    processor, pages = processor_of("llava_onevision"), [page(), page(48, 80)]
+    for box, cells in (
+        (Box(1, 19, 3, 21, 5), [0, 1, 4, 5]),
+        (Box(1, 0, 0, 20, 4), [0]),
+        (Box(1, 60, 44, 80, 48), [15]),
+        (Box(1, 0, 4, 80, 24), [4, 5, 6, 7]),
+    ):
+        assert found_tokens("llava_onevision", processor, example(pages, box)) == [
+            17 + cell for cell in cells
+        ]
+
+
+def test_internvl_stretches_onto_its_square(processor_of):
+    """48 x 80 px on 4 x 4 tokens: 12 px high and 20 px wide."""
+    processor = processor_of("internvl")
+    assert found_tokens("internvl", processor, example([page(48, 80)], Box(0, 19, 11, 21, 13))) == [
+        0,
+        1,
+        4,
+        5,
+    ]
+    assert found_tokens("internvl", processor, example([page(48, 80)], Box(0, 60, 36, 80, 48))) == [15]
+
+
+def changed_tokens(family, blank, painted):
+    """Per visual token of the last image: how much its pixels changed."""
+    difference = (painted - blank).abs()
+    if family == "qwen3_vl":  # rows are patches, four of a merged block after another
+        return difference.sum(dim=-1).view(-1, 4).sum(dim=-1)
+    image = difference.reshape(-1, 3, 64, 64)[-1].sum(dim=0)
+    return image.view(4, 16, 4, 16).sum(dim=(1, 3)).flatten()
+
+
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+@pytest.mark.parametrize("size", [(64, 64), (48, 80), (90, 42)], ids=str)
+def test_every_token_shows_its_rectangle(family, processor_of, size):
+    """Paint the middle of one token's rectangle: of all tokens, that one's pixels change most."""
+    height, width = size
+    processor, blank = processor_of(family), page(height, width)
+    pages = [page()] if family == "llava_onevision" else []
+    whole = Box(len(pages), 0, 0, width, height)
+
+    def pixels(image):
+        prepared = FAMILIES[family].prepare(processor, example([*pages, image], whole))
+        return prepared, prepared.inputs["pixel_values"].float()
+
+    prepared, before = pixels(blank)
+    shown = [rect for image, rect in prepared.places[0] if image == len(pages)]
+    checked = 0
+    for token, rect in enumerate(shown):
+        if rect is None:
+            continue
+        left, top, right, bottom = rect
+        margin_x, margin_y = (right - left) / 4, (bottom - top) / 4
+        x0, x1 = max(0, round(left + margin_x)), min(width, round(right - margin_x))
+        y0, y1 = max(0, round(top + margin_y)), min(height, round(bottom - margin_y))
+        if x0 >= x1 or y0 >= y1:  # colour padding around the image
+            continue
+        painted = blank.copy()
+        painted[y0:y1, x0:x1] = 255
+        changed = changed_tokens(family, before, pixels(painted)[1])
+        assert int(changed.argmax()) == token, (
+            f"token {token} at {rect}: the processor shows it in {int(changed.argmax())}"
+        )
+        checked += 1
+    assert checked >= 8
+
+
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_a_left_padded_batch_is_its_examples_one_by_one(family, processor_of):
+    processor = processor_of(family)
+    short = example([page(), page()], Box(1, 0, 0, 16, 16), question="Letter B?")
+    long = example([page(), page(), page(value=9)], Box(2, 20, 20, 40, 40))
+    batch = FAMILIES[family].prepare(processor, [short, long])
+    padding = (batch.inputs["attention_mask"] == 0).sum(dim=1).tolist()
+    assert padding[0] > 0 and padding[1] == 0
+    assert batch.inputs["attention_mask"][0, : padding[0]].sum() == 0, "the padding is not on the left"
+    for row, (case, pad) in enumerate(zip((short, long), padding, strict=True)):
+        single = FAMILIES[family].prepare(processor, case)
+        for name in ("question_mask", "evidence_mask", "visual_mask"):
+            whole = getattr(batch, name)[row]
+            assert torch.equal(whole[pad:], getattr(single, name)[0]) and not bool(whole[:pad].any()), name
+        assert torch.equal(batch.inputs["input_ids"][row, pad:], single.inputs["input_ids"][0])
+        assert batch.places[row] == single.places[0]
+
+
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+@pytest.mark.parametrize("question", ["Which color is next to letter A?", "user", "Letter Z? Letter Z?"])
+def test_question_rows_are_the_questions_text(family, processor_of, question):
+    """Also where the same words stand earlier in the prompt: 'user' is the role's name as well."""
+    processor = processor_of(family)
+    prepared = FAMILIES[family].prepare(
+        processor, example([page(), page()], Box(0, 0, 0, 9, 9), question=question)
+    )
+    ids, rows = prepared.inputs["input_ids"][0], prepared.question_mask[0].nonzero().flatten()
+    assert rows.tolist() == list(range(int(rows[0]), int(rows[-1]) + 1)), (
+        "the question rows are not one piece"
+    )
+    assert processor.tokenizer.decode(ids[rows]).strip() == question
+    assert int(rows[0]) > int(prepared.visual_mask[0].nonzero().max())
+    following = processor.tokenizer.decode(ids[rows[-1] + 1 :])
+    assert following.startswith("<|im_end|>")
+
+
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_nothing_is_inserted_into_the_prompt(family, processor_of):
+    processor = processor_of(family)
+    case = example([page(), page()], Box(0, 0, 0, 9, 9))
+    content = [{"type": "image"}, {"type": "image"}, {"type": "text", "text": case.question}]
+    text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    expected = processor(text=[text], images=[list(case.images)], return_tensors="pt")["input_ids"]
+    assert torch.equal(FAMILIES[family].prepare(processor, case).inputs["input_ids"], expected)
+
+
+def test_another_familys_processor_is_refused(processor_of):
+    with pytest.raises(
+        ValueError, match="internvl needs a InternVLProcessor; got Qwen3VLProcessor.*load_processor"
+    ):
+        FAMILIES["internvl"].prepare(processor_of("qwen3_vl"), example([page()], Box(0, 0, 0, 9, 9)))
+
+
+def test_a_single_image_of_llava_onevision_is_refused(processor_of):
+    with pytest.raises(ValueError, match="has one image.*Give two or more images"):
+        FAMILIES["llava_onevision"].prepare(
+            processor_of("llava_onevision"), example([page()], Box(0, 0, 0, 9, 9))
+        )
+
+
+def test_tiles_of_internvl_are_refused(checkpoint):
+    processor = load_processor(checkpoint("internvl"))
+    processor.image_processor.crop_to_patches = True
+    processor.image_processor.max_patches = 4
+    with pytest.raises(ValueError, match="1 images became . tiles.*crop_to_patches = False"):
+        FAMILIES["internvl"].prepare(processor, example([page(64, 128)], Box(0, 0, 0, 9, 9)))
+
+
+def test_a_question_that_cannot_be_found_is_refused(processor_of):
+    decomposed = "cafe\u0301?"  # the tokenizer composes it
+    with pytest.raises(ValueError, match="is not in the rendered prompt"):
+        FAMILIES["internvl"].prepare(
+            processor_of("internvl"), example([page()], Box(0, 0, 0, 9, 9), question=decomposed)
+        )
+
+
+def test_a_geometry_that_does_not_match_the_prompt_is_refused(processor_of):
+    class Short(Qwen3VL):
+        def token_rectangles(self, processor, inputs, examples):
+            return [
+                [rects[:-1] for rects in images]
+                for images in super().token_rectangles(processor, inputs, examples)
+            ]
+
+    with pytest.raises(ValueError, match="16 visual tokens in the prompt, 15 by the geometry of qwen3_vl"):
+        Short().prepare(processor_of("qwen3_vl"), example([page()], Box(0, 0, 0, 9, 9)))
+
+
+def test_uniform_grid_by_hand():
+    assert uniform_grid((30, 40), 2, 2) == [
+        (0, 0, 20, 15),
+        (20, 0, 40, 15),
+        (0, 15, 20, 30),
+        (20, 15, 40, 30),
+    ]
+
+
+def test_text_model_is_the_decoder_stack(native):
+    text_model = family_of(native).text_model(native)
+    assert text_model is native.model.language_model
+    assert len(text_model.layers) == 3
