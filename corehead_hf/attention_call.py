@@ -50,8 +50,7 @@ class AttentionCall:
         module: the CoRe-aware attention module.
         query: [B, Hq, T, D]; its first row stands at absolute position `past_length`.
         key, value: [B, Hkv, S, D], S = past_length + T: empty slots of a static cache are cut off.
-        attention_mask: as the user's dense backend gets it: None, bool or additive [B, 1, T or 1, S], bool [B, S],
-            BlockMask.
+        attention_mask: as the user's dense backend gets it: None, bool or additive [B, 1, T or 1, S], bool [B, S].
         past_length: tokens in the cache before this call. 0 while no mode is on, because nothing needs it then.
         kwargs: the rest of the call: scaling, dropout, sliding_window, ...
     """

@@ -89,10 +89,6 @@ def visible_keys(call: AttentionCall, rows: torch.Tensor) -> torch.Tensor:
     mask: Any = call.attention_mask
     num_keys, device = call.key.shape[2], call.query.device
     first_key = call.end - num_keys
-    if mask is not None and hasattr(mask, "mask_mod"):  # flex attention's BlockMask
-        batch = torch.arange(rows.shape[0], device=device)[:, None, None]
-        head = torch.zeros((), dtype=torch.long, device=device)
-        return mask.mask_mod(batch, head, rows[:, :, None], torch.arange(num_keys, device=device)[None, None])[:, None]
     if isinstance(mask, torch.Tensor) and mask.dim() == 4 and mask.shape[2] == call.num_queries:
         mask = mask[:, :1, :, :num_keys].expand(rows.shape[0], -1, -1, -1)
         return mask.gather(2, rows[:, None, :, None].expand(-1, 1, -1, mask.shape[-1]))
@@ -105,7 +101,9 @@ def visible_keys(call: AttentionCall, rows: torch.Tensor) -> torch.Tensor:
     if isinstance(mask, torch.Tensor):
         visible = visible & _real_tokens(mask, num_keys)[:, None]
     elif mask is not None:
-        raise ValueError(f"an attention mask of type {type(mask).__name__} was given; recording understands tensors.")
+        raise ValueError(
+            f"an attention mask of type {type(mask).__name__} was given; CoRe reads tensors. Use sdpa, eager or flash."
+        )
     return visible[:, None]
 
 

@@ -72,9 +72,7 @@ def test_the_users_backend_is_the_dense_path(variant, attn, flash):
     with model.ablate_heads(HEADS):
         torch.testing.assert_close(logits(model, **inputs)[real], oracle[real], atol=1e-4, rtol=0)
     if attn == FLASH:
-        assert {name for name, _, _ in flash} == {FLASH}, (
-            "a dense backend must see its own name in module.config"
-        )
+        assert {name for name, _, _ in flash} == {FLASH}, "a dense backend must see its own name in module.config"
         assert any(mask is not None for *_, mask in flash)
 
 

@@ -100,9 +100,7 @@ def test_a_head_map_that_does_not_fit_leaves_the_model_native():
 @pytest.mark.parametrize("model_type", ["qwen2_vl", "gemma3", "qwen3", "llava"])
 def test_other_model_types_are_refused_before_any_weight_is_read(tmp_path, model_type):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
-    with pytest.raises(
-        ValueError, match=f"model type '{model_type}' is not supported; supported: "
-    ) as refused:
+    with pytest.raises(ValueError, match=f"model type '{model_type}' is not supported; supported: ") as refused:
         AutoCoReModel.from_pretrained(tmp_path)
     for family in (
         "qwen3_vl ",
@@ -148,13 +146,9 @@ def test_layers_split_over_cpu_and_disk(variant, tmp_path):
     native.save_pretrained(tmp_path / "model")
     plain = AutoCoReModel.from_model(native)
     places = {f"model.{name}": "cpu" for name, _ in native.model.named_children() if name != "language_model"}
-    places |= {
-        f"model.language_model.{name}": "cpu" for name, _ in native.model.language_model.named_children()
-    }
+    places |= {f"model.language_model.{name}": "cpu" for name, _ in native.model.language_model.named_children()}
     del places["model.language_model.layers"]
-    places |= {f"model.language_model.layers.{i}": "cpu" if i == 0 else "disk" for i in range(L)} | {
-        "lm_head": "cpu"
-    }
+    places |= {f"model.language_model.layers.{i}": "cpu" if i == 0 else "disk" for i in range(L)} | {"lm_head": "cpu"}
     if variant == "llava_onevision":
         places["model.image_newline"] = "cpu"
     model = AutoCoReModel.from_pretrained(

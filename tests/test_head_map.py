@@ -445,9 +445,7 @@ def test_a_save_that_dies_between_files_leaves_no_config_with_a_wrong_sha256(tmp
     monkeypatch.setattr(os, "replace", dying)
     with pytest.raises(KeyboardInterrupt):
         make_map(spread=torch.zeros(3, 4)).save_pretrained(tmp_path)
-    with pytest.raises(
-        HeadMapFormatError, match="head_map_config.json was asked for - there is no such file"
-    ):
+    with pytest.raises(HeadMapFormatError, match="head_map_config.json was asked for - there is no such file"):
         HeadMap.from_pretrained(tmp_path)
     assert set(contents(tmp_path)) == {TENSORS, CARD}
 
@@ -520,9 +518,7 @@ def test_user_text_cannot_break_out_of_its_code_span(tmp_path):
 def test_a_name_that_is_no_folder_is_not_searched_on_the_hub(tmp_path):
     (tmp_path / "file").write_text("x")
     for name in ("owner/tiny-head-map", tmp_path / "file"):
-        with pytest.raises(
-            FileNotFoundError, match="not an existing folder, and Hub ids are not yet readable"
-        ):
+        with pytest.raises(FileNotFoundError, match="not an existing folder, and Hub ids are not yet readable"):
             HeadMap.from_pretrained(name)
 
 
@@ -879,9 +875,7 @@ def test_one_difference_is_refused_and_named_alone(changes, difference):
 
 def test_all_differences_are_listed():
     with pytest.raises(ValueError) as refusal:
-        make_map(num_kv_heads=1).check_fits(
-            model("llava_onevision", num_hidden_layers=5, num_attention_heads=2)
-        )
+        make_map(num_kv_heads=1).check_fits(model("llava_onevision", num_hidden_layers=5, num_attention_heads=2))
     expected = [
         "model_type: map has 'qwen3_vl' / model has 'llava_onevision'",
         "num_layers: map has 3 / model has 5",

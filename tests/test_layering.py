@@ -76,16 +76,12 @@ def test_imports_point_down(path):
     for other in imported_modules(path):
         same_folder = "." in module + "." and other.split(".")[0] == module.split(".")[0]
         assert other != "", f"{module} imports the package itself, which every file is part of"
-        assert same_folder or level_of(other) < level_of(module), (
-            f"{module} imports {other}, which is not below it"
-        )
+        assert same_folder or level_of(other) < level_of(module), f"{module} imports {other}, which is not below it"
 
 
 def test_the_reader_of_imports_sees_them():
     assert imported_modules(PACKAGE / "rows.py") == {"attention_call"}
-    assert {"attention_call", "kernels", "modes.record", "rows"} == imported_modules(
-        PACKAGE / "modes" / "ablate.py"
-    )
+    assert {"attention_call", "kernels", "modes.record", "rows"} == imported_modules(PACKAGE / "modes" / "ablate.py")
     assert "reference" in imported_modules(PACKAGE / "kernels" / "__init__.py")
 
 
@@ -98,9 +94,7 @@ def test_files_stay_small(path):
 
 @pytest.mark.parametrize("path", FILES, ids=IDS)
 def test_only_the_command_line_prints(path):
-    calls = [
-        node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)
-    ]
+    calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
     printed = [call.lineno for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"]
     assert path.name == "cli.py" or printed == [], f"{path.name} prints on lines {printed}; use logging"
 

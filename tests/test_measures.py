@@ -24,9 +24,7 @@ def test_attention_mass_is_the_reference():
     generator = torch.Generator().manual_seed(0)
     row = torch.rand(3, 5, 17, generator=generator).softmax(dim=-1)
     evidence = torch.rand(3, 15, generator=generator) < 0.4
-    torch.testing.assert_close(
-        attention_mass(row, evidence), reference.retrieval_attention_mass(row, evidence)
-    )
+    torch.testing.assert_close(attention_mass(row, evidence), reference.retrieval_attention_mass(row, evidence))
 
 
 @pytest.mark.parametrize("num_columns, k", [(1, 1), (19, 1), (20, 1), (21, 2), (40, 2), (41, 3), (100, 5)])
@@ -84,9 +82,7 @@ def test_key_token_ratio_is_the_reference():
     evidence = torch.rand(3, 97, generator=generator) < 0.2
     real = torch.tensor([97, 60, 40])
     found = key_tokens(row, evidence, real).ratio
-    torch.testing.assert_close(
-        found.double(), reference.key_token_ratio(row, evidence, real), atol=1e-6, rtol=0
-    )
+    torch.testing.assert_close(found.double(), reference.key_token_ratio(row, evidence, real), atol=1e-6, rtol=0)
 
 
 def test_coverage_by_hand():

@@ -37,9 +37,7 @@ def snapshot(model):
     """All that installing could leave behind: classes, attributes, hooks, bound forwards, keys, config."""
     modules = {}
     for name, module in model.named_modules():
-        hooks = {
-            k: list(v.items()) for k, v in module.__dict__.items() if "hooks" in k and hasattr(v, "items")
-        }
+        hooks = {k: list(v.items()) for k, v in module.__dict__.items() if "hooks" in k and hasattr(v, "items")}
         bound = {k: v.__func__ for k, v in module.__dict__.items() if hasattr(v, "__func__")}
         modules[name] = (id(module), type(module), sorted(module.__dict__), hooks, bound)
     return modules, list(model.state_dict()), model.config.to_json_string()
@@ -216,9 +214,7 @@ def test_save_pretrained_writes_the_native_checkpoint(variant, tmp_path):
         assert same, f"{name} differs from the native checkpoint's"
     config = json.loads((tmp_path / "core" / "config.json").read_text())
     assert config["architectures"] == [type(native).__name__]
-    reloaded = AutoModelForImageTextToText.from_pretrained(
-        tmp_path / "core", attn_implementation="sdpa"
-    ).eval()
+    reloaded = AutoModelForImageTextToText.from_pretrained(tmp_path / "core", attn_implementation="sdpa").eval()
     assert type(reloaded) is type(native)
     assert torch.equal(logits(reloaded, **inputs), logits(native, **inputs))
 
@@ -250,9 +246,7 @@ def test_lora(variant, when, tmp_path):
     inputs = inputs_for(plain.get_base_model())
     base = build(variant)
     model = (
-        add_lora(AutoCoReModel.from_model(base))
-        if when == "wrap first"
-        else AutoCoReModel.from_model(add_lora(base))
+        add_lora(AutoCoReModel.from_model(base)) if when == "wrap first" else AutoCoReModel.from_model(add_lora(base))
     )
     assert torch.equal(logits(model, **inputs), logits(plain, **inputs))
     oracle = copy.deepcopy(plain)
@@ -268,9 +262,7 @@ def test_lora(variant, when, tmp_path):
     found = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
     assert set(found) == set(gradients) and any("lora_" in name for name in found)
     for name, gradient in gradients.items():
-        torch.testing.assert_close(
-            found[name], gradient, atol=1e-4, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}"
-        )
+        torch.testing.assert_close(found[name], gradient, atol=1e-4, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}")
     plain.save_pretrained(tmp_path / "plain")
     model.save_pretrained(tmp_path / "core")
     weights = "adapter_model.safetensors"
@@ -313,9 +305,7 @@ def test_gradient_checkpointing(variant):
 
 def test_threads_do_not_meet(variant):
     if variant == "llava_onevision" and VERSION <= (5, 0):
-        pytest.skip(
-            "upstream: LLaVA-OneVision is not thread-safe on transformers <= 5.0, without CoRe as well"
-        )
+        pytest.skip("upstream: LLaVA-OneVision is not thread-safe on transformers <= 5.0, without CoRe as well")
     model = AutoCoReModel.from_model(build(variant))
     inputs = [inputs_for(model, seed=seed, text=10 + 3 * seed) for seed in range(4)]
     with model.ablate_heads(HEADS):
@@ -325,9 +315,7 @@ def test_threads_do_not_meet(variant):
         def run(index):
             for _ in range(5):
                 try:
-                    torch.testing.assert_close(
-                        logits(model, **inputs[index]), expected[index], atol=1e-4, rtol=0
-                    )
+                    torch.testing.assert_close(logits(model, **inputs[index]), expected[index], atol=1e-4, rtol=0)
                 except BaseException as error:
                     wrong.append(error)
 
@@ -389,9 +377,7 @@ def test_an_accelerate_hook_on_the_attention_itself(order):
 def test_hooks_of_the_text_model_survive(model):
     """A user's own hook on the text model stays, also one added afterwards."""
     seen = []
-    model.model.language_model.register_forward_pre_hook(
-        lambda module, args, kwargs: seen.append(1), with_kwargs=True
-    )
+    model.model.language_model.register_forward_pre_hook(lambda module, args, kwargs: seen.append(1), with_kwargs=True)
     model.uninstall_core()
     logits(model, **text_inputs(5))
     assert seen == [1]

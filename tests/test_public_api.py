@@ -53,9 +53,7 @@ def test_methods_of_a_wrapped_model_are_documented():
     public = {name for name in vars(corehead_hf.CoReModelMixin) if not name.startswith("_")}
     assert public == METHODS
     for name in public:
-        assert inspect.getdoc(inspect.getattr_static(corehead_hf.CoReModelMixin, name)), (
-            f"{name} has no docstring"
-        )
+        assert inspect.getdoc(inspect.getattr_static(corehead_hf.CoReModelMixin, name)), f"{name} has no docstring"
 
 
 def test_version_is_a_release():

@@ -72,14 +72,10 @@ def _spy_on(model):
 
 def test_decoder_attentions_stand_where_they_are_looked_for(native):
     found = attentions(native)
-    assert [module.layer_idx for module in found] == list(range(L)), (
-        "layer_idx no longer counts the decoder layers"
-    )
+    assert [module.layer_idx for module in found] == list(range(L)), "layer_idx no longer counts the decoder layers"
     for module in found:
         assert module.is_causal is True, "decoder attention is no longer marked is_causal"
-        assert {"q_proj", "k_proj", "v_proj", "o_proj"} <= set(dict(module.named_children())), (
-            "projections renamed"
-        )
+        assert {"q_proj", "k_proj", "v_proj", "o_proj"} <= set(dict(module.named_children())), "projections renamed"
         assert (module.head_dim, module.num_key_value_groups) == (D, H // KV), "head attributes renamed"
         assert module.scaling == D**-0.5, "scaling is no longer 1 / sqrt(head_dim)"
 
@@ -88,13 +84,9 @@ def test_attention_forward_reaches_the_interface_by_its_config(native):
     cls = type(attentions(native)[0])
     signature = inspect.signature(cls.forward)
     wanted = {"hidden_states", "position_embeddings", "attention_mask", "past_key_values"}
-    assert wanted <= set(signature.parameters), (
-        f"{cls.__name__}.forward lost {wanted - set(signature.parameters)}"
-    )
+    assert wanted <= set(signature.parameters), f"{cls.__name__}.forward lost {wanted - set(signature.parameters)}"
     kinds = {parameter.kind for parameter in signature.parameters.values()}
-    assert inspect.Parameter.VAR_KEYWORD in kinds, (
-        "keyword arguments no longer travel to the attention function"
-    )
+    assert inspect.Parameter.VAR_KEYWORD in kinds, "keyword arguments no longer travel to the attention function"
     names = set(inspect.unwrap(cls.forward).__code__.co_names)
     wanted = {"ALL_ATTENTION_FUNCTIONS", "config", "_attn_implementation"}
     assert wanted <= names, f"{cls.__name__}.forward no longer reads {wanted - names}"
@@ -104,9 +96,7 @@ def test_attention_forward_reaches_the_interface_by_its_config(native):
 
 def test_text_attention_shares_the_text_config_and_vision_does_not(native):
     config = native.config.get_text_config()
-    assert all(m.config is config for m in attentions(native)), (
-        "text attention no longer holds the text config object"
-    )
+    assert all(m.config is config for m in attentions(native)), "text attention no longer holds the text config object"
     assert native.config.vision_config is not config, "text and vision share one config object"
 
 
@@ -126,20 +116,12 @@ def test_interface_call(spied):
     for index, num_queries in ((0, length), (L, 1)):
         _, query, key, _, kwargs, output = calls[index]
         keys = length + index // L
-        assert query.shape == (1, H, num_queries, D), (
-            f"query is {tuple(query.shape)}, no longer [B, Hq, T, D]"
-        )
-        assert key.shape == (1, KV, keys, D), (
-            f"key is {tuple(key.shape)}, no longer the whole cache [B, Hkv, S, D]"
-        )
-        assert output.shape == (1, num_queries, H, D), (
-            "the attention function no longer returns [B, T, Hq, D]"
-        )
+        assert query.shape == (1, H, num_queries, D), f"query is {tuple(query.shape)}, no longer [B, Hq, T, D]"
+        assert key.shape == (1, KV, keys, D), f"key is {tuple(key.shape)}, no longer the whole cache [B, Hkv, S, D]"
+        assert output.shape == (1, num_queries, H, D), "the attention function no longer returns [B, T, Hq, D]"
         assert kwargs["scaling"] == D**-0.5, "scaling is no longer passed to the attention function"
     new = set().union(*(set(kwargs) for *_, kwargs, _ in calls)) - KNOWN_KWARGS
-    assert not new, (
-        f"new keyword arguments reach the attention function: {new}; decide whether they change the maths"
-    )
+    assert not new, f"new keyword arguments reach the attention function: {new}; decide whether they change the maths"
 
 
 def test_own_keyword_arguments_travel_to_the_attention_function(spied):
@@ -147,9 +129,7 @@ def test_own_keyword_arguments_travel_to_the_attention_function(spied):
     module = attentions(model)[0]
     rope = (torch.ones(1, 4, D), torch.zeros(1, 4, D))
     module(torch.zeros(1, 4, 64), position_embeddings=rope, attention_mask=None, our_own=7)
-    assert calls[0][4].get("our_own") == 7, (
-        "a keyword of attention.forward no longer reaches the attention function"
-    )
+    assert calls[0][4].get("our_own") == 7, "a keyword of attention.forward no longer reaches the attention function"
 
 
 @pytest.mark.parametrize("padded", [False, True], ids=["unpadded", "padded"])
@@ -172,13 +152,9 @@ def test_masks_of_a_prefill(variant, attn, padded):
     else:
         assert mask.is_floating_point(), f"the eager mask is {mask.dtype}, no longer additive"
         visible = mask == 0
-        assert bool((mask[~visible] == torch.finfo(mask.dtype).min).all()), (
-            "eager no longer hides with finfo.min"
-        )
+        assert bool((mask[~visible] == torch.finfo(mask.dtype).min).all()), "eager no longer hides with finfo.min"
     pad = 5 if padded else 0
-    assert visible[1, 0, -1].tolist() == [False] * pad + [True] * (length - pad), (
-        "the last mask row is not the padding"
-    )
+    assert visible[1, 0, -1].tolist() == [False] * pad + [True] * (length - pad), "the last mask row is not the padding"
 
 
 @pytest.mark.parametrize("attn", ["sdpa", "eager"])
@@ -209,31 +185,23 @@ def test_the_text_model_is_called_with_keywords(native):
     """The pre-hook of the text model reads embeddings, mask and cache by name."""
     seen = {}
     text_model = native.model.language_model
-    text_model.register_forward_pre_hook(
-        lambda module, args, kwargs: seen.update(kwargs, args=args), with_kwargs=True
-    )
+    text_model.register_forward_pre_hook(lambda module, args, kwargs: seen.update(kwargs, args=args), with_kwargs=True)
     with torch.no_grad():
         native.model(**inputs_for(native), use_cache=True)
     assert seen.pop("args") == (), "the text model is called with positional arguments now"
     missing = {"attention_mask", "inputs_embeds", "past_key_values"} - set(seen)
     assert not missing, f"the text model is no longer given {missing} by name"
-    assert seen["inputs_embeds"].shape[1] == inputs_for(native)["input_ids"].shape[1], (
-        "inputs_embeds is not [B, T, .]"
-    )
+    assert seen["inputs_embeds"].shape[1] == inputs_for(native)["input_ids"].shape[1], "inputs_embeds is not [B, T, .]"
 
 
 @pytest.mark.parametrize("kind", ["dynamic", "static"])
 def test_cache_length_is_asked_before_the_update(native, kind):
-    cache = (
-        static_cache(native, 16) if kind == "static" else DynamicCache(config=native.config.get_text_config())
-    )
+    cache = static_cache(native, 16) if kind == "static" else DynamicCache(config=native.config.get_text_config())
     assert all(int(cache.get_seq_length(i)) == 0 for i in range(L)), "an empty cache has no length 0"
     with torch.no_grad():
         native.model(**text_inputs(9), past_key_values=cache)
     lengths = [int(cache.get_seq_length(i)) for i in range(L)]
-    assert lengths == [9] * L, (
-        f"get_seq_length(layer) is no longer the absolute length: {lengths} after 9 tokens"
-    )
+    assert lengths == [9] * L, f"get_seq_length(layer) is no longer the absolute length: {lengths} after 9 tokens"
 
 
 def test_attention_gets_the_cache_by_keyword(native):
@@ -266,9 +234,7 @@ def test_a_name_without_a_mask_function_gets_no_padding_mask():
     model.config.get_text_config()._attn_implementation = SPY
     with torch.no_grad():
         model.model(**text_inputs(9, 2, [0, 3]))
-    assert masks == [None] * L, (
-        "a custom attention name now gets a mask by itself; the config view may be simplified"
-    )
+    assert masks == [None] * L, "a custom attention name now gets a mask by itself; the config view may be simplified"
 
 
 def test_output_attentions_are_recorded_from_subclasses(native):
@@ -277,30 +243,22 @@ def test_output_attentions_are_recorded_from_subclasses(native):
         module.__class__ = type("Sub" + type(module).__name__, (type(module),), {})
     with torch.no_grad():
         found = model(**inputs_for(model), output_attentions=True).attentions
-    assert found is not None and len(found) == L, (
-        "output_attentions is lost for a subclass of the attention class"
-    )
+    assert found is not None and len(found) == L, "output_attentions is lost for a subclass of the attention class"
 
 
 def test_architectures_are_written_from_the_class_name(native, tmp_path):
     name = type(native).__name__
     native.__class__ = type(name, (type(native),), {"__module__": type(native).__module__})
     native.save_pretrained(tmp_path)
-    assert f'"{name}"' in (tmp_path / "config.json").read_text(), (
-        "config.json architectures is not the class name"
-    )
+    assert f'"{name}"' in (tmp_path / "config.json").read_text(), "config.json architectures is not the class name"
 
 
 def test_accelerate_keeps_a_bound_forward_on_the_module():
     hooks = pytest.importorskip("accelerate.hooks", exc_type=ImportError)
     module = attentions(build("qwen3_vl"))[0]
     hooks.add_hook_to_module(module, hooks.ModelHook())
-    assert {"forward", "_old_forward"} <= set(module.__dict__), (
-        "accelerate no longer binds forward on the instance"
-    )
-    assert module._old_forward.__func__ is type(module).forward, (
-        "_old_forward is no longer the class's bound forward"
-    )
+    assert {"forward", "_old_forward"} <= set(module.__dict__), "accelerate no longer binds forward on the instance"
+    assert module._old_forward.__func__ is type(module).forward, "_old_forward is no longer the class's bound forward"
 
 
 def test_peft_keeps_the_attention_module():

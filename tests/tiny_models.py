@@ -115,9 +115,7 @@ def config_for(variant, **over):
     if tower == "gpt_oss":
         text |= {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 8}
         rope = {"rope_type": "default"}
-        text |= (
-            {"rope_parameters": {**rope, "rope_theta": 1e4}} if VERSION >= (5, 0) else {"rope_scaling": rope}
-        )
+        text |= {"rope_parameters": {**rope, "rope_theta": 1e4}} if VERSION >= (5, 0) else {"rope_scaling": rope}
     vision = {
         "hidden_size": 32,
         "intermediate_size": 48,

@@ -52,6 +52,7 @@ class HybridPrefill:
         if isinstance(mask, dict):  # generate() with a static cache: layer type -> mask or None
             mask = mask["full_attention"]
         if mask is None:
+            _refuse_packed_positions(kwargs.get("position_ids"))
             row = torch.ones(hidden.shape[0], end, dtype=torch.bool, device=hidden.device)
         else:
             row = _left_padding_row(mask, past_length, end)
@@ -80,6 +81,20 @@ class HybridPrefill:
             backend=self.backend,
         )
         return output, None
+
+
+def _refuse_packed_positions(position_ids: Any) -> None:
+    """Raise where positions restart inside a row: transformers then masks the packed sequences apart, a padding row
+    cannot."""
+    if isinstance(position_ids, torch.Tensor) and position_ids.dim() == 3 and position_ids.shape[0] == 4:
+        position_ids = position_ids[0]  # text, temporal, height, width
+    if not isinstance(position_ids, torch.Tensor) or position_ids.dim() != 2:
+        return
+    if bool((position_ids.diff(dim=-1) != 1).any()):
+        raise ValueError(
+            "hybrid prefill was asked for packed sequences (position_ids restart inside a row, no attention_mask); it "
+            "needs one sequence per row. Pad the batch on the left, or disable_hybrid() for this call."
+        )
 
 
 def _left_padding_row(mask: Any, past_length: int, end: int) -> torch.Tensor:

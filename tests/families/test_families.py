@@ -59,18 +59,14 @@ def test_boxes_by_hand(family, processor_of, box, cells):
     second = Box(1, box.left, box.top, box.right, box.bottom)
     start = 17 if family == "llava_onevision" else 16  # a newline token ends each of its images
     assert found_tokens(family, processor, example(pages, second)) == [start + cell for cell in cells]
-    assert found_tokens(family, processor, example(pages, box, second)) == cells + [
-        start + cell for cell in cells
-    ]
+    assert found_tokens(family, processor, example(pages, box, second)) == cells + [start + cell for cell in cells]
 
 
 def test_prepared_masks_and_places(processor_of):
     prepared = FAMILIES["llava_onevision"].prepare(
         processor_of("llava_onevision"), example([page(), page()], Box(0, 0, 0, 64, 64), Box(1, 0, 0, 64, 64))
     )
-    assert prepared.visual_mask.sum() == 34 and prepared.evidence_mask.sum() == 32, (
-        "newlines are visual, no evidence"
-    )
+    assert prepared.visual_mask.sum() == 34 and prepared.evidence_mask.sum() == 32, "newlines are visual, no evidence"
     (places,) = prepared.places
     assert [image for image, _ in places] == [0] * 17 + [1] * 17
     assert [i for i, (_, rect) in enumerate(places) if rect is None] == [16, 33]
@@ -78,10 +74,7 @@ def test_prepared_masks_and_places(processor_of):
     assert not bool((prepared.evidence_mask & ~prepared.visual_mask).any())
     assert not bool((prepared.question_mask & prepared.visual_mask).any())
     moved = prepared.to("cpu", torch.bfloat16)
-    assert (
-        moved.inputs["pixel_values"].dtype == torch.bfloat16
-        and moved.inputs["input_ids"].dtype == torch.int64
-    )
+    assert moved.inputs["pixel_values"].dtype == torch.bfloat16 and moved.inputs["input_ids"].dtype == torch.int64
 
 
 def test_qwen_resizes_both_axes_independently(processor_of):
@@ -107,9 +100,7 @@ def test_llava_pads_to_a_centred_square(processor_of):
         (Box(1, 60, 44, 80, 48), [15]),
         (Box(1, 0, 4, 80, 24), [4, 5, 6, 7]),
     ):
-        assert found_tokens("llava_onevision", processor, example(pages, box)) == [
-            17 + cell for cell in cells
-        ]
+        assert found_tokens("llava_onevision", processor, example(pages, box)) == [17 + cell for cell in cells]
 
 
 def test_internvl_stretches_onto_its_square(processor_of):
@@ -191,13 +182,9 @@ def test_a_left_padded_batch_is_its_examples_one_by_one(family, processor_of):
 def test_question_rows_are_the_questions_text(family, processor_of, question):
     """Also where the same words stand earlier in the prompt: 'user' is the role's name as well."""
     processor = processor_of(family)
-    prepared = FAMILIES[family].prepare(
-        processor, example([page(), page()], Box(0, 0, 0, 9, 9), question=question)
-    )
+    prepared = FAMILIES[family].prepare(processor, example([page(), page()], Box(0, 0, 0, 9, 9), question=question))
     ids, rows = prepared.inputs["input_ids"][0], prepared.question_mask[0].nonzero().flatten()
-    assert rows.tolist() == list(range(int(rows[0]), int(rows[-1]) + 1)), (
-        "the question rows are not one piece"
-    )
+    assert rows.tolist() == list(range(int(rows[0]), int(rows[-1]) + 1)), "the question rows are not one piece"
     assert processor.tokenizer.decode(ids[rows]).strip() == question
     assert int(rows[0]) > int(prepared.visual_mask[0].nonzero().max())
     following = processor.tokenizer.decode(ids[rows[-1] + 1 :])
@@ -215,17 +202,13 @@ def test_nothing_is_inserted_into_the_prompt(family, processor_of):
 
 
 def test_another_familys_processor_is_refused(processor_of):
-    with pytest.raises(
-        ValueError, match="internvl needs a InternVLProcessor; got Qwen3VLProcessor.*load_processor"
-    ):
+    with pytest.raises(ValueError, match="internvl needs a InternVLProcessor; got Qwen3VLProcessor.*load_processor"):
         FAMILIES["internvl"].prepare(processor_of("qwen3_vl"), example([page()], Box(0, 0, 0, 9, 9)))
 
 
 def test_a_single_image_of_llava_onevision_is_refused(processor_of):
     with pytest.raises(ValueError, match="has one image.*Give two or more images"):
-        FAMILIES["llava_onevision"].prepare(
-            processor_of("llava_onevision"), example([page()], Box(0, 0, 0, 9, 9))
-        )
+        FAMILIES["llava_onevision"].prepare(processor_of("llava_onevision"), example([page()], Box(0, 0, 0, 9, 9)))
 
 
 def test_tiles_of_internvl_are_refused(checkpoint):
@@ -248,8 +231,7 @@ def test_a_geometry_that_does_not_match_the_prompt_is_refused(processor_of):
     class Short(Qwen3VL):
         def token_rectangles(self, processor, inputs, examples):
             return [
-                [rects[:-1] for rects in images]
-                for images in super().token_rectangles(processor, inputs, examples)
+                [rects[:-1] for rects in images] for images in super().token_rectangles(processor, inputs, examples)
             ]
 
     with pytest.raises(ValueError, match="16 visual tokens in the prompt, 15 by the geometry of qwen3_vl"):

@@ -69,9 +69,7 @@ def test_zero_equals_zeroed_o_proj_columns(variant, left_pad, static):
     oracle = zero_o_proj(native, HEADS)
     expected, tokens = logits(oracle, **inputs), generate(oracle, inputs, 8, **options)
     model = AutoCoReModel.from_model(native)
-    assert not torch.equal(generate(model, inputs, 8, **options), tokens), (
-        "ablation would not show in these tokens"
-    )
+    assert not torch.equal(generate(model, inputs, 8, **options), tokens), "ablation would not show in these tokens"
     with model.ablate_heads(HEADS):
         torch.testing.assert_close(logits(model, **inputs), expected, atol=1e-4, rtol=0)
         assert torch.equal(generate(model, inputs, 8, **options), tokens)
@@ -115,9 +113,7 @@ def test_mean_by_hand(wrapped, left_pad):
     with watch(wrapped) as seen, wrapped.ablate_heads(HEADS, "mean", mean_output=mean):
         generate(wrapped, inputs, 2)
     for layer, output in enumerate(seen.outputs[:L]):
-        assert torch.equal(
-            output[:, :, MASK[layer]], mean[layer][MASK[layer]].expand(*output.shape[:2], -1, -1)
-        )
+        assert torch.equal(output[:, :, MASK[layer]], mean[layer][MASK[layer]].expand(*output.shape[:2], -1, -1))
     assert torch.equal(seen.outputs[0][:, :, ~MASK[0]], plain.outputs[0][:, :, ~MASK[0]])
     for layer, output in enumerate(seen.outputs[L:]):  # decode
         assert torch.equal(output[:, 0, MASK[layer]], mean[layer][MASK[layer]].expand(2, -1, -1))

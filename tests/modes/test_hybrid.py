@@ -110,9 +110,7 @@ def test_a_padded_batch_is_its_sequences_one_by_one(wrapped):
     batch = logits(wrapped, **inputs)
     for row in range(3):
         real = inputs["attention_mask"][row].bool()
-        torch.testing.assert_close(
-            batch[row, real], logits(wrapped, **one_of(inputs, row))[0], atol=1e-4, rtol=0
-        )
+        torch.testing.assert_close(batch[row, real], logits(wrapped, **one_of(inputs, row))[0], atol=1e-4, rtol=0)
 
 
 def test_no_mask_at_all_is_no_padding(wrapped):
@@ -142,9 +140,7 @@ def test_decode_is_native_over_the_full_cache(wrapped, left_pad, static):
         if call.num_queries > 1:
             assert call.attention_mask.shape[2] == 1, "prefill carries the padding row"
             near = [streaming(length, length, 2 + pad, 4) for pad in pads.tolist()]
-            visible = torch.where(
-                MASK[call.layer][None, :, None, None], dense, dense & torch.stack(near)[:, None]
-            )
+            visible = torch.where(MASK[call.layer][None, :, None, None], dense, dense & torch.stack(near)[:, None])
         else:
             visible = dense
             assert type(call.attention_mask) is type(native.attention_mask)
@@ -163,9 +159,7 @@ def test_decode_calls_the_dense_backend_itself(model):
         model(**inputs, past_key_values=cache)
         following = {"input_ids": torch.tensor([[7]]), "past_key_values": cache}
         with watch(model) as seen:
-            model.model.language_model(
-                **following, cache_position=torch.tensor([inputs["input_ids"].shape[1]])
-            )
+            model.model.language_model(**following, cache_position=torch.tensor([inputs["input_ids"].shape[1]]))
     for call, output in zip(seen.calls, seen.outputs, strict=True):
         native = torch.nn.functional.scaled_dot_product_attention(
             call.query, call.key, call.value, scale=D**-0.5, enable_gqa=True
@@ -355,9 +349,7 @@ def test_a_causal_four_dimensional_mask_is_understood(model):
     model.enable_hybrid(heads=DENSE, **SIZES)
     text_model = model.model.language_model
     with torch.no_grad():
-        expected = text_model(
-            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]
-        ).last_hidden_state
+        expected = text_model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).last_hidden_state
         lowest = torch.finfo(torch.float32).min
         for mask in (full, torch.where(full, 0.0, lowest)):
             found = text_model(input_ids=inputs["input_ids"], attention_mask=mask).last_hidden_state
@@ -376,8 +368,7 @@ def test_a_layer_called_by_itself_is_refused(model):
 def test_on_a_gpu_against_the_explicit_mask(variant, dtype):
     native = build(variant).to("cuda", dtype)
     inputs = {
-        k: v.to("cuda", dtype if v.is_floating_point() else None)
-        for k, v in inputs_for(native, 2, [0, 5]).items()
+        k: v.to("cuda", dtype if v.is_floating_point() else None) for k, v in inputs_for(native, 2, [0, 5]).items()
     }
     model = AutoCoReModel.from_model(native)
     model.enable_hybrid(heads=DENSE, **SIZES)
@@ -387,12 +378,23 @@ def test_on_a_gpu_against_the_explicit_mask(variant, dtype):
         query, key, value = (x.cpu() for x in (call.query, call.key, call.value))
         for row, pad in enumerate((0, 5)):
             length = query.shape[2] - pad
-            near = torch.where(
-                MASK[call.layer][:, None, None], causal(length, length), streaming(length, length, 2, 4)
-            )
+            near = torch.where(MASK[call.layer][:, None, None], causal(length, length), streaming(length, length, 2, 4))
             q, k, v = (x[row : row + 1, :, pad:] for x in (query, key, value))
             expected = attend64(q, k, v, near, D**-0.5).float()
             tolerance = 1e-4 if dtype == torch.float32 else 5e-2
             torch.testing.assert_close(
                 output[row : row + 1, pad:].float().cpu(), expected, atol=tolerance, rtol=tolerance
             )
+
+
+def test_packed_sequences_are_refused(wrapped):
+    ids = torch.arange(10)[None] + 3
+    restarting = torch.cat([torch.arange(5), torch.arange(5)])[None]
+    text_model = wrapped.model.language_model
+    wrapped.enable_hybrid(heads=DENSE, **SIZES)
+    try:
+        text_model(input_ids=ids, position_ids=torch.arange(10)[None])
+        with pytest.raises(ValueError, match="packed sequences"):
+            text_model(input_ids=ids, position_ids=restarting)
+    finally:
+        wrapped.disable_hybrid()

@@ -114,9 +114,7 @@ def test_bfloat16_against_float64_on_the_same_query_and_key(variant):
     length = question.shape[1]
     for call, rows, ram in zip(seen.calls, recording.rows[0], recording.ram[0], strict=True):
         assert call.query.dtype == torch.bfloat16
-        truth = probabilities64(call.query, call.key, causal(length, length), D**-0.5)[0][
-            :, question[0]
-        ].mean(dim=1)
+        truth = probabilities64(call.query, call.key, causal(length, length), D**-0.5)[0][:, question[0]].mean(dim=1)
         torch.testing.assert_close(rows.double(), truth, atol=2e-6, rtol=0)
         torch.testing.assert_close(ram.double(), truth[:, evidence[0]].sum(dim=-1), atol=1e-6, rtol=0)
 
@@ -225,9 +223,7 @@ def test_what_is_recorded_is_dense_attention_under_other_modes(model):
     with model.ablate_heads(HEADS), model.record_attention(question, evidence) as nested:
         model.prefill(**inputs)
     torch.testing.assert_close(nested.ram[:, 0], plain.ram[:, 0], atol=1e-6, rtol=0)
-    assert float((nested.ram[:, 1:] - plain.ram[:, 1:]).abs().max()) > 0.01, (
-        "later layers see the changed states"
-    )
+    assert float((nested.ram[:, 1:] - plain.ram[:, 1:]).abs().max()) > 0.01, "later layers see the changed states"
     assert nested.num_columns.tolist() == plain.num_columns.tolist()
 
 
@@ -280,9 +276,7 @@ def test_recording_allocates_rows_of_one_layer(variant, padded):
     with recording, LargestTensor() as recorded:
         model.prefill(**inputs)
     assert recorded.elements == native.elements, "recording allocates more than the native model does"
-    assert (native.elements >= length * length) == padded, (
-        "sdpa builds its own [B, 1, T, S] with padding, only then"
-    )
+    assert (native.elements >= length * length) == padded, "sdpa builds its own [B, 1, T, S] with padding, only then"
 
 
 def test_recording_allocates_rows_of_one_layer_beyond_the_native_model(model):
