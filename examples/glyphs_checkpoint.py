@@ -156,7 +156,7 @@ def _vision(**extra) -> dict:
     return {"hidden_size": 64, "intermediate_size": 128, "initializer_range": 0.05, **extra}
 
 
-def _qwen_pixels(images: torch.Tensor) -> torch.Tensor:
+def qwen_pixels(images: torch.Tensor) -> torch.Tensor:
     """float [B, pages, 3, H, W] -> Qwen2VLImageProcessor's patch order: 2 x 2 merge blocks, (channel, time, y, x)."""
     batch, pages, _, height, width = images.shape
     x = images.reshape(batch * pages, 3, height // 16, 2, 8, width // 16, 2, 8).permute(0, 2, 5, 3, 6, 1, 4, 7)
@@ -173,7 +173,7 @@ def _qwen_pack(model, ids, images) -> dict:
     kinds = (ids[:1] == ID["<|image_pad|>"]).int()
     positions, _ = model.model.get_rope_index(ids[:1], kinds, image_grid_thw=grid[: images.shape[1]])
     positions = positions.expand(3, len(ids), -1)
-    return {"input_ids": ids, "position_ids": positions, "pixel_values": _qwen_pixels(images), "image_grid_thw": grid}
+    return {"input_ids": ids, "position_ids": positions, "pixel_values": qwen_pixels(images), "image_grid_thw": grid}
 
 
 def _llava_vision(images) -> dict:
@@ -247,7 +247,7 @@ RECIPES = {
         fixed_pages=False,
         min_pages=1,
         pack=_qwen_pack,
-        features=lambda model, images: model.model.visual(_qwen_pixels(images), _qwen_grid(images)).pooler_output,
+        features=lambda model, images: model.model.visual(qwen_pixels(images), _qwen_grid(images)).pooler_output,
     ),
     "llava_onevision": Recipe(
         model_type="llava_onevision",
@@ -390,6 +390,10 @@ def write_checkpoint(recipe: Recipe, folder: Path, model=None, training: dict | 
     (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
     if model is not None:
         state = {k: v.to(torch.bfloat16).contiguous() for k, v in model.state_dict().items() if k != "lm_head.weight"}
+        if recipe.model_type == "llava_onevision":
+            # SigLIP's `vision_model` level: Hub checkpoints and transformers 4.57 have it, 5.23 maps it away.
+            level = "vision_tower.vision_model."
+            state = {k if level in k else k.replace("vision_tower.", level): v for k, v in state.items()}
         save_file(state, str(folder / "model.safetensors"), metadata={"format": "pt"})
         (folder / "model.safetensors").chmod(0o644)
     if training is not None:
