@@ -146,7 +146,7 @@ def _run_family(path: Path, num_examples: int, num_measured: int) -> DemoResult:
         family.prepare(processor, list(glyphs.generate(num_examples // 3, seed=TEST_SEED, pages=pages)))
         for pages in PAGES
     ]
-    counts = sorted({1, count, int(0.1 * head_map.scores.numel())})
+    counts = sorted({1, 2, count, int(0.1 * head_map.scores.numel())})
     groups = 2 + len(CURVE_SEEDS)
     passes = 1 + groups * (len(counts) + 1)
     with transformers_logging.tqdm(total=passes * len(batches), desc=f"testing {family.model_type}") as progress:

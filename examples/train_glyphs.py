@@ -174,7 +174,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=900)
     parser.add_argument("--lr", type=float, default=2.5e-3)
     parser.add_argument("--tokens", type=int, default=1200, help="about how many tokens a step sees")
-    parser.add_argument("--head-dropout", type=float, default=0.1, help="share of heads of layers >= 1 dropped a step")
+    parser.add_argument("--head-dropout", type=float, default=0.15, help="share of heads of layers >= 1 dropped a step")
     args = parser.parse_args()
     torch.manual_seed(args.seed)
     recipe = RECIPES[args.family]
