@@ -47,7 +47,6 @@ FORMS = {
     "2-D": (PADDED[:, 0, -1], PADDED),
     "2-D integer": (PADDED[:, 0, -1].long(), PADDED),
     "padding row": (PADDED[:, :, -1:], PADDED),
-    "BlockMask": (SimpleNamespace(mask_mod=lambda b, h, q, k: (k <= q) & (k >= PAD * (b == 1))), PADDED),
 }
 
 
