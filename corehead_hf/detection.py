@@ -50,6 +50,32 @@ def measure(
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} was asked; it must be at least 1.")
     native = native_model(model)
+    family = family_of(native)
+    total, squares, count = _sum_over_examples(model, processor, examples, batch_size)
+    if count == 0:
+        raise ValueError(f"dataset {dataset!r} gave no examples; a head map needs at least one.")
+    mean = total / count
+    spread = (squares / count - mean.square()).clamp(min=0).sqrt()
+    return HeadMap(
+        scores=mean.float().clamp(0, 1),  # a softmax row may sum to a rounding error above 1
+        count=torch.full((len(mean),), count),
+        spread=spread.float(),
+        base_model_name_or_path=_loaded_from(native) if base_model is None else base_model,
+        base_model_revision=base_model_revision,
+        **model_shape(native.config),
+        dataset=dataset,
+        num_examples=count,
+        question_rule=family.question_rule,
+        view_rule=family.view_rule,
+        versions={"corehead_hf": __version__, "torch": torch.__version__, "transformers": transformers.__version__},
+    )
+
+
+def _sum_over_examples(
+    model: Any, processor: Any, examples: Iterable[Example], batch_size: int
+) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """Sum of RAM and of its square over the examples, float64 [L, Hq] each, and how many there were."""
+    native = native_model(model)
     family, text = family_of(native), native.config.get_text_config()
     total = torch.zeros(text.num_hidden_layers, text.num_attention_heads, dtype=torch.float64)
     squares, count = torch.zeros_like(total), 0
@@ -64,23 +90,7 @@ def measure(
             squares += ram.square().sum(dim=0)
             count += len(batch)
             progress.update(len(batch))
-    if count == 0:
-        raise ValueError(f"dataset {dataset!r} gave no examples; a head map needs at least one.")
-    mean = total / count
-    spread = (squares / count - mean.square()).clamp(min=0).sqrt()
-    return HeadMap(
-        scores=mean.float().clamp(0, 1),  # a softmax row may sum to a rounding error above 1
-        count=torch.full((text.num_hidden_layers,), count),
-        spread=spread.float(),
-        base_model_name_or_path=_loaded_from(native) if base_model is None else base_model,
-        base_model_revision=base_model_revision,
-        **model_shape(native.config),
-        dataset=dataset,
-        num_examples=count,
-        question_rule=family.question_rule,
-        view_rule=family.view_rule,
-        versions={"corehead_hf": __version__, "torch": torch.__version__, "transformers": transformers.__version__},
-    )
+    return total, squares, count
 
 
 def _loaded_from(model: Any) -> str:

@@ -121,16 +121,21 @@ def align_vision(model, recipe: Recipe, batches: Batches, steps: int = 120, lear
     return (letter_logits.argmax(-1) == labels).float().mean().item()
 
 
-def train_decoder(model, recipe: Recipe, batches: Batches, args) -> list[dict]:
-    """Stage 2; returns the training curve."""
-    rng, curve, started = batches.rng, [], time.time()
-    trained = [(n, p) for n, p in model.named_parameters() if not recipe.is_vision_encoder(n)]
+def _optimizer(model, recipe: Recipe, learning_rate: float) -> torch.optim.Optimizer:
+    """AdamW over everything but the vision encoder, which is frozen; only matrices decay."""
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not recipe.is_vision_encoder(name))
+    trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     decayed = [p for n, p in trained if p.ndim >= 2 and "embed" not in n]
     others = [p for n, p in trained if p.ndim < 2 or "embed" in n]
     groups = [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.98))
+    return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.98))
+
+
+def train_decoder(model, recipe: Recipe, batches: Batches, args) -> list[dict]:
+    """Stage 2; returns the training curve."""
+    rng, curve, started = batches.rng, [], time.time()
+    optimizer = _optimizer(model, recipe, args.lr)
     right, max_cells = {True: [0.0], False: [0.0]}, 6.0
     for step in range(args.steps):
         warm = min(1, (step + 1) / 100)
@@ -150,7 +155,7 @@ def train_decoder(model, recipe: Recipe, batches: Batches, args) -> list[dict]:
         loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_([p for _, p in trained], 1.0)
+        torch.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
         optimizer.step()
         right[caption].append((logits.argmax(-1) == targets)[:, :turns].float().mean().item())
         longer = right[len(right[True]) > len(right[False])]
