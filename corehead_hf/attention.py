@@ -2,7 +2,7 @@
 
 A CoRe-aware attention module keeps its native forward; only that forward's call into transformers' AttentionInterface
 arrives here. This file passes the call through the modes that are on, down to the native dense attention. Which modules
-are CoRe-aware is decided in patching.py, what a mode does in modes.py.
+are CoRe-aware is decided in patching.py, what a mode does in modes/.
 """
 
 from __future__ import annotations
@@ -127,8 +127,7 @@ def core_attention(
         attention_mask: whatever the user's dense backend was given.
 
     Returns:
-        (output [B, T, Hq, D], attention weights or None). With no mode on this is the native dense attention,
-        bit-equal.
+        (output [B, T, Hq, D], attention weights or None). With no mode on: the native dense attention, bit-equal.
 
     Raises:
         RuntimeError: reached past CoReAttention.forward, or the heads of a layer are split over devices.

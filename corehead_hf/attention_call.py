@@ -10,10 +10,14 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import nn
 
-Answer = tuple[
-    torch.Tensor, "torch.Tensor | None"
-]  # output [B, T, Hq, D], attention weights where the backend has them
+# Output [B, T, Hq, D], and the attention weights where the backend has them.
+Answer = tuple[torch.Tensor, "torch.Tensor | None"]
 Attend = Callable[["AttentionCall"], Answer]
+
+
+def may_attend(mask: torch.Tensor) -> torch.Tensor:
+    """A mask as bool, True = may be attended: additive ones hide with the lowest number of their dtype."""
+    return mask > torch.finfo(mask.dtype).min / 2 if mask.is_floating_point() else mask.bool()
 
 
 class Mode(Protocol):
@@ -91,9 +95,7 @@ class AttentionCall:
                 "use the sdpa, eager or flash backend."
             )
         row = mask[:, : self.end] if mask.dim() == 2 else mask[:, 0, -1, : self.end]
-        if row.is_floating_point():
-            row = row > torch.finfo(row.dtype).min / 2  # additive: 0 may be attended
-        return row.bool().int().argmax(dim=1)
+        return may_attend(row).int().argmax(dim=1)
 
     def refuse_packed(self, what: str) -> None:
         """Raise where one row of the batch holds several sequences: positions then mean nothing to a mode."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,6 @@ from corehead_hf.families import family_of_config
 from corehead_hf.head_map import HeadMap
 from corehead_hf.model import CoReModelMixin
 from corehead_hf.patching import install_core
-
-logger = logging.getLogger(__name__)
 
 # What AutoConfig needs to find the same repository the weights come from.
 _HUB_ARGUMENTS = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,12 +26,11 @@ from corehead_hf.families import FAMILIES, Prepared, family_of
 from corehead_hf.head_map import HeadMap
 from corehead_hf.processor import load_processor
 
-logger = logging.getLogger(__name__)
-
 PAGES = (3, 5, 8)  # pages of 4 x 4 cells: 48, 80 and 128 visual tokens
 SINK_SIZE, WINDOW_SIZE = 4, 16  # far smaller than the asked cell's distance, as 128 and 2048 are on real prompts
 MEASURE_SEED, TEST_SEED = 777, 4242  # neither is a training seed
 CURVE_SEEDS = (0, 1)
+CHANCE = 1 / len(glyphs.COLORS)
 
 
 @dataclass
@@ -66,7 +64,7 @@ class DemoResult:
             "ram": self.head_map.scores.tolist(),
             "curve": [{"k": point.count, **_group(point)} for point in self.curve],
             "top_heads": self.head_map.top(self.count).nonzero().tolist(),
-            "chance": 1 / len(glyphs.COLORS),
+            "chance": CHANCE,
             "n": self.num_examples,
             "sink_size": SINK_SIZE,
             "window_size": WINDOW_SIZE,
@@ -115,8 +113,8 @@ def run_demo(
     Args:
         models: family -> checkpoint folder.
         out: folder of the results; made where missing.
-        num_examples: held-out examples an accuracy is taken over, a multiple of the three lengths.
-        num_measured: examples the head map is measured on.
+        num_examples: held-out examples an accuracy is taken over, a multiple of len(PAGES).
+        num_measured: examples the head map is measured on, a multiple of len(PAGES).
 
     Returns:
         family -> DemoResult, in the order of `models`.
@@ -137,15 +135,13 @@ def run_demo(
 def _run_family(path: Path, num_examples: int, num_measured: int) -> DemoResult:
     model = AutoCoReModel.from_pretrained(path, dtype=torch.float32)
     processor = load_processor(path)
-    examples = [e for pages in PAGES for e in glyphs.generate(num_measured // 3, seed=MEASURE_SEED, pages=pages)]
-    head_map = measure(model, processor, examples, dataset="glyphs", batch_size=num_measured // 3)
+    measured, tested = num_measured // len(PAGES), num_examples // len(PAGES)  # of each length
+    examples = [e for pages in PAGES for e in glyphs.generate(measured, seed=MEASURE_SEED, pages=pages)]
+    head_map = measure(model, processor, examples, dataset="glyphs", batch_size=measured)
     model.load_head_map(head_map)
     count = count_from_gap(head_map)
     family = family_of(model)
-    batches = [
-        family.prepare(processor, list(glyphs.generate(num_examples // 3, seed=TEST_SEED, pages=pages)))
-        for pages in PAGES
-    ]
+    batches = [family.prepare(processor, list(glyphs.generate(tested, seed=TEST_SEED, pages=pages))) for pages in PAGES]
     counts = sorted({1, 2, count, int(0.1 * head_map.scores.numel())})
     groups = 2 + len(CURVE_SEEDS)
     passes = 1 + groups * (len(counts) + 1)
@@ -159,7 +155,7 @@ def _run_family(path: Path, num_examples: int, num_measured: int) -> DemoResult:
         sizes = {"sink_size": SINK_SIZE, "window_size": WINDOW_SIZE}
         hybrid = hybrid_accuracy(model, head_map, count, accuracy, seeds=CURVE_SEEDS, **sizes)
     total = sum(len(batch.examples) for batch in batches)
-    shown = family.prepare(processor, examples[num_measured // 3 : 2 * num_measured // 3])
+    shown = family.prepare(processor, examples[measured : 2 * measured])
     index, rows = _rows_to_show(model, shown, head_map)
     return DemoResult(path.name, head_map, dense, count, curve, hybrid, total, shown, index, rows)
 
@@ -183,8 +179,7 @@ def _draw(results: dict[str, DemoResult], folder: Path) -> None:
     for column, (family, result) in enumerate(results.items()):
         plots.head_heatmap(result.head_map, mark=result.head_map.top(result.count), ax=heat_axes[0, column])
         title = f"{family} ({result.num_examples} held-out examples)"
-        chance = 1 / len(glyphs.COLORS)
-        plots.ablation_curve(result.curve, dense=result.dense, chance=chance, title=title, ax=curve_axes[0, column])
+        plots.ablation_curve(result.curve, dense=result.dense, chance=CHANCE, title=title, ax=curve_axes[0, column])
     heatmap.savefig(folder / "head_heatmap.png")
     curves.savefig(folder / "ablation_curve.png")
     lines = sum(len(result.shown_rows) for result in results.values())

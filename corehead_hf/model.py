@@ -172,14 +172,13 @@ class CoReModelMixin:
         config = self._text_config()
         shape = (config.num_hidden_layers, config.num_attention_heads)
         if not isinstance(heads, torch.Tensor):
-            pairs = [(int(layer), int(head)) for layer, head in heads]
-            for layer, head in pairs:
+            mask = torch.zeros(shape, dtype=torch.bool)
+            for pair in heads:
+                layer, head = (int(index) for index in pair)
                 if not (0 <= layer < shape[0] and 0 <= head < shape[1]):
                     raise ValueError(
                         f"head ({layer}, {head}) was asked; the model has {shape[0]} layers x {shape[1]} heads."
                     )
-            mask = torch.zeros(shape, dtype=torch.bool)
-            for layer, head in pairs:
                 mask[layer, head] = True
             return mask
         if tuple(heads.shape) != shape or heads.dtype != torch.bool:

@@ -1,5 +1,4 @@
-"""Figures from measured results. Every function returns a matplotlib Figure and shows nothing; `ax=` draws into a
-given one.
+"""Figures from measured results. Each function returns a matplotlib Figure, shows nothing, and can draw into `ax=`.
 
 Needs matplotlib: pip install 'corehead-hf[plot]'.
 """

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from corehead_hf.attention_call import AttentionCall
+from corehead_hf.attention_call import AttentionCall, may_attend
 
 
 def question_row_sums(call: AttentionCall, question_mask: torch.Tensor) -> torch.Tensor:
@@ -58,9 +58,8 @@ def apply_mask(logits: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
     """Logits with what may not be attended at -inf; an additive mask's finite values are added."""
     if visible.dtype == torch.bool:
         return logits.masked_fill(~visible, float("-inf"))
-    # An additive mask hides with the lowest number: a row with nothing else left would attend what is hidden.
-    hidden = visible <= torch.finfo(visible.dtype).min / 2
-    return (logits + visible.float()).masked_fill(hidden, float("-inf"))
+    # Adding the lowest number is not enough: a row with nothing else left would attend what is hidden.
+    return (logits + visible.float()).masked_fill(~may_attend(visible), float("-inf"))
 
 
 def _rows_in_call(call: AttentionCall, question_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -12,7 +12,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from corehead_hf.demo import DemoResult, find_models, run_demo
+from corehead_hf.demo import PAGES, DemoResult, find_models, run_demo
 
 CARD = """---
 library_name: transformers
@@ -29,7 +29,7 @@ cores on Glyphs, the synthetic visual look-up task of `corehead_hf`: pages of 16
 colour beside one letter. It exists so that finding, ablating and using CoRe heads can be run and tested offline; it
 can do nothing else.
 
-Measured on {n} held-out examples of 48, 80 and 128 visual tokens (chance {chance:.3f}), answers by greedy `generate()`:
+Measured on {n} held-out examples of {lengths} visual tokens (chance {chance:.3f}), answers by greedy `generate()`:
 
 | | top heads by RAM | bottom | random (mean of {seeds} seeds, top excluded) |
 |---|---|---|---|
@@ -61,6 +61,7 @@ def write_card(family: str, folder: Path, result: DemoResult) -> None:
     text = CARD.format(
         name=folder.name,
         family=family,
+        lengths="{}, {} and {}".format(*(16 * pages for pages in PAGES)),  # pages of 4 x 4 cells
         architecture=json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"][0],
         parameters=weights.stat().st_size / 2e6,  # bfloat16
         seeds=len(result.hybrid.random),

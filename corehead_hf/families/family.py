@@ -30,8 +30,7 @@ class Prepared:
         visual_mask: bool [B, T], all visual tokens, newline tokens included.
         examples: the B examples.
         places: per example, for each visual token in order: the image it shows and its rectangle there, None for a
-            token
-            that shows no place (a newline).
+            token that shows no place (a newline).
     """
 
     inputs: dict[str, torch.Tensor]
@@ -131,9 +130,9 @@ def _question_rows(tokenizer: Any, ids: torch.Tensor, example: Example) -> torch
     again = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     start = text.rfind(example.question)
     if again.input_ids != ids.tolist() or start < 0:
-        why = (
-            "is not in the rendered prompt" if start < 0 else "stands in a prompt that does not tokenise back to itself"
-        )
+        why = "is not in the rendered prompt"
+        if start >= 0:
+            why = "stands in a prompt that does not tokenise back to itself"
         raise ValueError(
             f"example {example.id!r}: the question {example.question!r} {why}. Give the question's text as the chat "
             "template renders it, without leading or trailing spaces."

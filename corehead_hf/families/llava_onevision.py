@@ -1,5 +1,4 @@
-"""LLaVA-OneVision with several images per prompt: each padded to a square, one fixed grid, one newline token at the
-end.
+"""LLaVA-OneVision with several images per prompt: each padded to a square, one fixed grid, a newline token at the end.
 
 The colour padding is centred, so a token's rectangle is shifted by it and may lie outside the image. A single image
 takes the any-resolution path, which this file does not map yet and refuses.

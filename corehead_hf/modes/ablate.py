@@ -22,8 +22,7 @@ class AblateHeads:
     Args:
         heads: bool [L, Hq], True = ablated.
         variant: "zero": the output is 0; "mean": it is `mean_output`; "visual": the visual columns are masked and the
-            rest
-            renormalised; "stream": the head sees only sink and window.
+            rest renormalised; "stream": the head sees only sink and window.
         mean_output: float [L, Hq, D], for "mean"; from RecordOutputs over a reference set.
         visual_mask: bool [B, T] over the prompt, for "visual".
         sink_size, window_size: tokens, for "stream".

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from corehead_hf.attention_call import Answer, Attend, AttentionCall
+from corehead_hf.attention_call import Answer, Attend, AttentionCall, may_attend
 from corehead_hf.kernels import hybrid_attention
 
 
@@ -84,8 +84,7 @@ class HybridPrefill:
 
 
 def _refuse_packed_positions(position_ids: Any) -> None:
-    """Raise where positions restart inside a row: transformers then masks the packed sequences apart, a padding row
-    cannot."""
+    """Raise where positions restart inside a row: transformers masks such packed sequences apart, a row cannot."""
     if isinstance(position_ids, torch.Tensor) and position_ids.dim() == 3 and position_ids.shape[0] == 4:
         position_ids = position_ids[0]  # text, temporal, height, width
     if not isinstance(position_ids, torch.Tensor) or position_ids.dim() != 2:
@@ -103,10 +102,8 @@ def _left_padding_row(mask: Any, past_length: int, end: int) -> torch.Tensor:
         raise ValueError(
             f"hybrid prefill needs a padding mask [B, {end}] or none; got {getattr(mask, 'shape', type(mask))}."
         )
-    mask = mask[..., :end]
-    if mask.is_floating_point():
-        mask = mask > torch.finfo(mask.dtype).min / 2
-    row = (mask if mask.dim() == 2 else mask[:, 0, -1]).bool()
+    mask = may_attend(mask[..., :end])
+    row = mask if mask.dim() == 2 else mask[:, 0, -1]
     first = row.int().argmax(dim=1)
     column = torch.arange(end, device=row.device)
     fits = bool((row == (column[None] >= first[:, None])).all())

@@ -120,10 +120,8 @@ class RecordAttention:
                 "prefill with all question tokens inside the record_attention block, then read the result."
             )
         if name not in self._layers[min(self._layers)]:
-            option = {"vision_mass": "visual_mask=...", "found": "measure_key_tokens=True", "row": "keep_rows=True"}[
-                name
-            ]
-            raise RuntimeError(f"{name} was not recorded; pass {option} to record_attention.")
+            options = {"vision_mass": "visual_mask=...", "found": "measure_key_tokens=True", "row": "keep_rows=True"}
+            raise RuntimeError(f"{name} was not recorded; pass {options[name]} to record_attention.")
         return torch.stack([self._layers[layer][name].cpu() for layer in sorted(self._layers)], dim=1)
 
     @property
