@@ -11,7 +11,7 @@ from corehead_hf._version import __version__
 
 if TYPE_CHECKING:
     from corehead_hf.auto import AutoCoReModel
-    from corehead_hf.data.example import Box, Example
+    from corehead_hf.data.example import Evidence, Example, Video
     from corehead_hf.detection import measure
     from corehead_hf.head_map import HeadMap
     from corehead_hf.head_map_format import HeadMapFormatError
@@ -20,22 +20,24 @@ if TYPE_CHECKING:
 
 _MODULE_OF = {
     "AutoCoReModel": "auto",
-    "Box": "data.example",
     "CoReModelMixin": "model",
+    "Evidence": "data.example",
     "Example": "data.example",
     "HeadMap": "head_map",
     "HeadMapFormatError": "head_map_format",
     "load_processor": "processor",
+    "Video": "data.example",
     "measure": "detection",
 }
 
 __all__ = [
     "AutoCoReModel",
-    "Box",
     "CoReModelMixin",
+    "Evidence",
     "Example",
     "HeadMap",
     "HeadMapFormatError",
+    "Video",
     "__version__",
     "load_processor",
     "measure",

@@ -183,7 +183,7 @@ def _draw(results: dict[str, DemoResult], folder: Path) -> None:
     heatmap.savefig(folder / "head_heatmap.png")
     curves.savefig(folder / "ablation_curve.png")
     lines = sum(len(result.shown_rows) for result in results.values())
-    widest = max(len(result.shown.examples[0].images) for result in results.values())
+    widest = max(len(result.shown.examples[0].media) for result in results.values())
     overlay, axes = plots.new_figure(lines, 1, size=(1.3 * widest + 0.6, 1.6 * lines + 0.3))
     first = 0
     for family, result in results.items():

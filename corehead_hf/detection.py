@@ -14,6 +14,7 @@ from transformers.utils import logging as transformers_logging
 from corehead_hf._version import __version__
 from corehead_hf.data.example import Example
 from corehead_hf.families import family_of
+from corehead_hf.families.geometry import view_rule
 from corehead_hf.head_map import HeadMap
 from corehead_hf.head_map_fields import model_shape
 from corehead_hf.patching import native_model
@@ -28,6 +29,8 @@ def measure(
     base_model: str | None = None,
     base_model_revision: str | None = None,
     batch_size: int = 8,
+    views: str = "all",
+    min_coverage: float = 0.0,
 ) -> HeadMap:
     """Rank a model's heads by Retrieval Attention Mass over annotated examples (Algorithm 1).
 
@@ -39,6 +42,7 @@ def measure(
         base_model: the model's Hub id or name, kept in the head map; None takes where it was loaded from.
         base_model_revision: the commit the weights came from, kept in the head map; None for a local model.
         batch_size: examples a prefill.
+        views, min_coverage: which visual tokens count as evidence, see Family.prepare; kept in the head map.
 
     Returns:
         HeadMap of the mean RAM per head, with its standard deviation over examples.
@@ -51,7 +55,7 @@ def measure(
         raise ValueError(f"batch_size={batch_size} was asked; it must be at least 1.")
     native = native_model(model)
     family = family_of(native)
-    total, squares, count = _sum_over_examples(model, processor, examples, batch_size)
+    total, squares, count = _sum_over_examples(model, processor, examples, batch_size, views, min_coverage)
     if count == 0:
         raise ValueError(f"dataset {dataset!r} gave no examples; a head map needs at least one.")
     mean = total / count
@@ -66,13 +70,13 @@ def measure(
         dataset=dataset,
         num_examples=count,
         question_rule=family.question_rule,
-        view_rule=family.view_rule,
+        view_rule=view_rule(views, min_coverage),
         versions={"corehead_hf": __version__, "torch": torch.__version__, "transformers": transformers.__version__},
     )
 
 
 def _sum_over_examples(
-    model: Any, processor: Any, examples: Iterable[Example], batch_size: int
+    model: Any, processor: Any, examples: Iterable[Example], batch_size: int, views: str, min_coverage: float
 ) -> tuple[torch.Tensor, torch.Tensor, int]:
     """Sum of RAM and of its square over the examples, float64 [L, Hq] each, and how many there were."""
     native = native_model(model)
@@ -82,7 +86,9 @@ def _sum_over_examples(
     known = len(examples) if isinstance(examples, Sized) else None
     with transformers_logging.tqdm(total=known, desc="measuring RAM", unit="example") as progress:
         for batch in _batches(examples, batch_size):
-            prepared = family.prepare(processor, batch).to(native.device, native.dtype)
+            prepared = family.prepare(processor, batch, views=views, min_coverage=min_coverage).to(
+                native.device, native.dtype
+            )
             with model.record_attention(prepared.question_mask, prepared.evidence_mask) as recording:
                 model.prefill(**prepared.inputs)
             ram = recording.ram.double()  # [B, L, Hq]

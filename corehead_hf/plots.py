@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from corehead_hf.analysis.ablation import GroupAccuracy
-from corehead_hf.families import Prepared
+from corehead_hf.data.example import Video
+from corehead_hf.families import Geometry, Prepared
 from corehead_hf.head_map import HeadMap
 
 if TYPE_CHECKING:
@@ -97,33 +98,52 @@ def attention_overlay(
         index: which example of the batch.
         axes: object array [len(rows), 1] to draw into; without it the figure is new and titled with the question.
     """
-    example, columns = prepared.examples[index], prepared.visual_mask[index].nonzero().flatten()
+    example, visual = prepared.examples[index], prepared.visual_mask[index]
+    pictures = [(medium, 0, image) for medium, image in enumerate(example.media) if not isinstance(image, Video)]
+    for medium, video in enumerate(example.media):
+        if isinstance(video, Video):
+            pictures += [(medium, frame, picture) for frame, picture in enumerate(video.frames)]
+    pictures.sort(key=lambda picture: picture[:2])
     alone = axes is None
     if alone:
-        width = 1.5 * len(example.images)
-        axes = new_figure(len(rows), 1, size=(width + 1, 1.7 * len(rows) + 0.5))[1]
-    pages, offsets = _side_by_side(example.images)
-    scale = max(float(row[columns].max()) for row in rows.values()) or 1.0
+        axes = new_figure(len(rows), 1, size=(1.5 * len(pictures) + 1, 1.7 * len(rows) + 0.5))[1]
+    canvas, offsets = _side_by_side([picture for _, _, picture in pictures])
+    left_edge = {place[:2]: offset for place, offset in zip(pictures, offsets, strict=True)}
+    scale = max(float(row[visual].max()) for row in rows.values()) or 1.0
     for ax, (label, row) in zip(axes[:, 0], rows.items(), strict=True):
-        weights = row[columns].float().numpy() / scale
-        heat = np.zeros(pages.shape[:2])
-        for weight, (image, rectangle) in zip(weights, prepared.places[index], strict=True):
-            if rectangle is not None:
-                left, top, right, bottom = (round(edge) for edge in rectangle)
-                heat[max(top, 0) : bottom, offsets[image] + max(left, 0) : offsets[image] + right] = weight
-        faded = (pages.mean(axis=2, keepdims=True) * 0.5 + 127).repeat(3, axis=2).astype(np.uint8)
+        heat = np.zeros(canvas.shape[:2])
+        for medium, (tokens, columns) in enumerate(zip(prepared.geometry[index], prepared.columns[index], strict=True)):
+            _paint(
+                heat,
+                tokens,
+                row.float().numpy()[columns] / scale,
+                {f: x for (m, f), x in left_edge.items() if m == medium},
+            )
+        faded = (canvas.mean(axis=2, keepdims=True) * 0.5 + 127).repeat(3, axis=2).astype(np.uint8)
         ax.imshow(faded)
         ax.imshow(heat, cmap="inferno", vmin=0, vmax=1, alpha=0.15 + 0.75 * heat)
-        for box in example.evidence:
-            corner = (offsets[box.image] + box.left - 0.5, box.top - 0.5)
-            size = (box.right - box.left, box.bottom - box.top)
-            ax.add_patch(_rectangle(corner, *size, fill=False, edgecolor="#2ecc71", linewidth=2))
-        ax.set_title(f"{label}, largest entry {weights.max() * scale:.3f}", fontsize="small", loc="left")
+        for (medium, frame, picture), offset in zip(pictures, offsets, strict=True):
+            for part in example.evidence:
+                if part.media == medium and (part.frames is None or frame in part.frames):
+                    left, top, right, bottom = part.box or (0, 0, picture.shape[1], picture.shape[0])
+                    corner, size = (offset + left - 0.5, top - 0.5), (right - left, bottom - top)
+                    ax.add_patch(_rectangle(corner, *size, fill=False, edgecolor="#2ecc71", linewidth=2))
+        ax.set_title(f"{label}, largest entry {float(row[visual].max()):.3f}", fontsize="small", loc="left")
         ax.set_axis_off()
     figure = axes[0, 0].get_figure()
     if alone:
         figure.suptitle(f"{example.question}  (answer: {example.answer})", fontsize="medium")
     return figure
+
+
+def _paint(heat: np.ndarray, tokens: Geometry, weights: np.ndarray, left_edge: Mapping[int, int]) -> None:
+    """Each pixel gets the largest entry of the tokens that show it: views of the whole do not hide tiles."""
+    for token in np.flatnonzero(tokens.weights.any(axis=1)):
+        for cell in np.flatnonzero(tokens.weights[token]):
+            left, top, right, bottom = tokens.cells[token, cell].round().astype(int)
+            offset = left_edge[int(tokens.frames[token, cell])]
+            region = heat[max(top, 0) : max(bottom, 0), offset + max(left, 0) : offset + max(right, 0)]
+            np.maximum(region, weights[token], out=region)
 
 
 def _side_by_side(images: Sequence[np.ndarray], gap: int = 4) -> tuple[np.ndarray, list[int]]:

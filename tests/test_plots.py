@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from corehead_hf import Box, Example, HeadMap, plots
+from corehead_hf import Evidence, Example, HeadMap, plots
 from corehead_hf.analysis.ablation import GroupAccuracy
 from corehead_hf.families import Prepared
+from corehead_hf.families.geometry import grid
 
 pytest.importorskip("matplotlib")
 
@@ -25,13 +26,14 @@ def head_map():
 def prepared():
     """Two pages of 2 x 2 tokens of 4 px; tokens 1..8 of a prompt of 10 are visual."""
     page = np.full((8, 8, 3), 200, dtype=np.uint8)
-    example = Example("x", (page, page), "Which?", "that", (Box(1, 4, 0, 8, 4),))
-    rectangles = [(x, y, x + 4.0, y + 4.0) for y in (0.0, 4.0) for x in (0.0, 4.0)]
+    example = Example("x", (page, page), "Which?", "that", (Evidence(1, (4, 0, 8, 4)),))
     visual = torch.zeros(1, 10, dtype=torch.bool)
     visual[0, 1:9] = True
     nothing = torch.zeros(1, 10, dtype=torch.bool)
-    places = [(image, rectangle) for image in (0, 1) for rectangle in rectangles]
-    return Prepared({}, nothing, nothing, visual, (example,), (places,))
+    tokens = grid(page.shape, 2, 2)
+    return Prepared(
+        {}, nothing, nothing, visual, (example,), ((tokens, tokens),), ((np.arange(1, 5), np.arange(5, 9)),)
+    )
 
 
 def test_head_heatmap_shows_the_scores_and_frames_the_marked_heads():

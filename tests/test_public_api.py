@@ -12,11 +12,12 @@ import corehead_hf
 ROOT = Path(__file__).parent.parent
 NAMES = [
     "AutoCoReModel",
-    "Box",
     "CoReModelMixin",
+    "Evidence",
     "Example",
     "HeadMap",
     "HeadMapFormatError",
+    "Video",
     "__version__",
     "load_processor",
     "measure",

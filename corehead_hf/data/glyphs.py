@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from corehead_hf.data.example import Box, Example
+from corehead_hf.data.example import Evidence, Example
 
 CELL = 16  # pixels; one cell is one visual token of the tiny models (patch 8, merge 2)
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -114,11 +114,11 @@ def assemble_pages(pictures: np.ndarray, pages: int, rows: int, columns: int) ->
     return np.ascontiguousarray(grid.reshape(-1, pages, rows * CELL, columns * CELL, 3))
 
 
-def cell_box(cell: int, rows: int, columns: int) -> Box:
-    """The box of one cell, counted row-major over all pages."""
+def cell_evidence(cell: int, rows: int, columns: int) -> Evidence:
+    """One cell, counted row-major over all pages."""
     page, within = divmod(cell, rows * columns)
     row, column = divmod(within, columns)
-    return Box(page, column * CELL, row * CELL, (column + 1) * CELL, (row + 1) * CELL)
+    return Evidence(page, (column * CELL, row * CELL, (column + 1) * CELL, (row + 1) * CELL))
 
 
 def generate(
@@ -162,9 +162,9 @@ def generate(
         template = QUESTIONS[int(rng.integers(len(QUESTIONS)))]
         yield Example(
             id=f"glyphs-{seed}-{pages}x{rows}x{columns}-{made}",
-            images=tuple(images),
+            media=tuple(images),
             question=template.format(LETTERS[cells.letters[0, cell]]),
             answer=list(COLORS)[cells.colors[0, cell]],
-            evidence=(cell_box(cell, rows, columns),),
+            evidence=(cell_evidence(cell, rows, columns),),
         )
         made += 1

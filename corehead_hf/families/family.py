@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import nn
 
-from corehead_hf.data.example import Box, Example
-
-Rectangle = tuple[float, float, float, float]  # left, top, right, bottom in native pixels
+from corehead_hf.data.example import Example, Video
+from corehead_hf.families.geometry import VIEWS, Geometry
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,11 @@ class Prepared:
     Attributes:
         inputs: keyword arguments of the model's forward.
         question_mask: bool [B, T], the tokens of each question's text.
-        evidence_mask: bool [B, T], the visual tokens that overlap the evidence.
+        evidence_mask: bool [B, T], the visual tokens that show the evidence.
         visual_mask: bool [B, T], all visual tokens, newline tokens included.
         examples: the B examples.
-        places: per example, for each visual token in order: the image it shows and its rectangle there, None for a
-            token that shows no place (a newline).
+        geometry: per example and medium, what its visual tokens show.
+        columns: per example and medium, int64 [N], where these tokens stand in the row.
     """
 
     inputs: dict[str, torch.Tensor]
@@ -38,7 +38,8 @@ class Prepared:
     evidence_mask: torch.Tensor
     visual_mask: torch.Tensor
     examples: tuple[Example, ...]
-    places: tuple[list[tuple[int, Rectangle | None]], ...]
+    geometry: tuple[tuple[Geometry, ...], ...]
+    columns: tuple[tuple[np.ndarray, ...], ...]
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Prepared:
         """The same on a device; floating inputs (pixels) in `dtype` where one is given."""
@@ -55,73 +56,109 @@ class Family(ABC):
     text_model_types: ClassVar[tuple[str, ...]]
     processor_class: ClassVar[str]
     question_rule: ClassVar[str] = "tokens overlapping the last occurrence of the question's text"
-    view_rule: ClassVar[str]
 
     def text_model(self, model: nn.Module) -> nn.Module:
         """The text decoder stack of a native model of this family."""
         return model.model.language_model  # type: ignore[union-attr, return-value]
 
     @abstractmethod
-    def token_rectangles(
-        self, processor: Any, inputs: dict[str, Any], examples: Sequence[Example]
-    ) -> list[list[list[Rectangle | None]]]:
-        """Per example and image: the native-pixel rectangle of every visual token, None where it shows no place."""
+    def geometries(self, processor: Any, inputs: dict[str, Any], examples: Sequence[Example]) -> list[list[Geometry]]:
+        """Per example and medium, in the order of Example.media: what its visual tokens show.
 
-    def prepare(self, processor: Any, examples: Example | Sequence[Example]) -> Prepared:
+        Args:
+            processor: the family's processor.
+            inputs: its output for the batch; sizes are read from it, not computed again, wherever it tells them.
+            examples: the batch.
+        """
+
+    def encode(self, processor: Any, texts: list[str], examples: Sequence[Example]) -> dict[str, Any]:
+        """The processor's output for rendered prompts: left-padded tensors, frames taken as they are."""
+        images = [list(example.images) for example in examples]
+        return dict(processor(text=texts, images=images, padding=True, padding_side="left", return_tensors="pt"))
+
+    def placeholders(self, processor: Any, example: Example) -> list[tuple[int, list[int]]]:
+        """(placeholder id, the media whose tokens it stands for in prompt order), once per placeholder id."""
+        videos = [i for i, medium in enumerate(example.media) if isinstance(medium, Video)]
+        images = [i for i in range(len(example.media)) if i not in videos]
+        streams = [(processor.image_token_id, images)]
+        return [*streams, (processor.video_token_id, videos)] if videos else streams
+
+    def prepare(
+        self,
+        processor: Any,
+        examples: Example | Sequence[Example],
+        *,
+        views: str = "all",
+        min_coverage: float = 0.0,
+    ) -> Prepared:
         """Examples to model inputs and masks, exact to the token, with nothing inserted into the prompt.
 
         Args:
             processor: the family's real processor, with a chat template and a fast tokenizer.
             examples: one or several; the batch is left-padded.
+            views: which views of a medium count as evidence where the model sees it more than once (tiles and a
+                thumbnail): "all", "hires" (tiles only) or "global" (the view of the whole only).
+            min_coverage: the share of a token's pixels in [0, 1] that must show evidence; 0 means any overlap.
 
         Raises:
-            ValueError: the processor is another family's, a question cannot be found in its rendered prompt, or the
-                placeholders do not match the geometry.
+            ValueError: the processor is another family's, a question cannot be found in its rendered prompt, the
+                placeholders do not match the geometry, or no token shows the evidence.
         """
+        if views not in VIEWS or not 0 <= min_coverage <= 1:
+            raise ValueError(
+                f"views={views!r} and min_coverage={min_coverage} were given; views is one of {', '.join(VIEWS)}, "
+                "min_coverage is in [0, 1]."
+            )
         batch = (examples,) if isinstance(examples, Example) else tuple(examples)
         if not type(processor).__name__.endswith(self.processor_class):
             raise ValueError(
                 f"{self.model_type} needs a {self.processor_class}; got {type(processor).__name__}. "
                 "Load the processor from the model's own folder with corehead_hf.load_processor."
             )
-        texts = [self._render(processor, example) for example in batch]
-        images = [list(example.images) for example in batch]
-        encoded = processor(text=texts, images=images, padding=True, padding_side="left", return_tensors="pt")
-        inputs = dict(encoded)
+        inputs = self.encode(processor, [self.render(processor, example) for example in batch], batch)
         ids = inputs["input_ids"]
-        visual_mask = ids == processor.image_token_id
-        evidence_mask = torch.zeros_like(visual_mask)
-        places = []
-        for row, rectangles in enumerate(self.token_rectangles(processor, inputs, batch)):
-            example, columns = batch[row], visual_mask[row].nonzero().flatten()
-            places.append([(image, rect) for image, rects in enumerate(rectangles) for rect in rects])
-            if len(columns) != len(places[row]):
+        geometry = tuple(tuple(parts) for parts in self.geometries(processor, inputs, batch))
+        columns = tuple(self._columns(processor, *row) for row in zip(ids, batch, geometry, strict=True))
+        visual_mask, evidence_mask = torch.zeros_like(ids, dtype=torch.bool), torch.zeros_like(ids, dtype=torch.bool)
+        for row, example in enumerate(batch):
+            for medium, (tokens, where) in enumerate(zip(geometry[row], columns[row], strict=True)):
+                visual_mask[row, where] = True
+                coverage = tokens.coverage([part for part in example.evidence if part.media == medium])
+                shown = (coverage >= min_coverage if min_coverage else coverage > 0) & tokens.of_view(views)
+                evidence_mask[row, where] = torch.from_numpy(shown)
+            if not evidence_mask[row].any():
                 raise ValueError(
-                    f"example {example.id!r}: {len(columns)} visual tokens in the prompt, {len(places[row])} by the "
-                    f"geometry of {self.model_type}. This form of input is not mapped; see the family's file."
+                    f"example {example.id!r}: no visual token shows its evidence {example.evidence} with "
+                    f"views={views!r} and min_coverage={min_coverage}. Lower min_coverage, or take views='all'."
                 )
-            shown = [any(_overlaps(rect, image, box) for box in example.evidence) for image, rect in places[row]]
-            evidence_mask[row, columns] = torch.tensor(shown, dtype=torch.bool)
         question_mask = torch.stack([_question_rows(processor.tokenizer, ids[i], e) for i, e in enumerate(batch)])
-        return Prepared(inputs, question_mask, evidence_mask, visual_mask, batch, tuple(places))
+        return Prepared(inputs, question_mask, evidence_mask, visual_mask, batch, geometry, columns)
 
-    def _render(self, processor: Any, example: Example) -> str:
-        content = [{"type": "image"} for _ in example.images] + [{"type": "text", "text": example.question}]
+    def render(self, processor: Any, example: Example) -> str:
+        """The example's prompt as the family's chat template writes it, up to where the answer begins."""
+        kinds = ["video" if isinstance(medium, Video) else "image" for medium in example.media]
+        content = [
+            {"type": "text", "text": part} if isinstance(part, str) else {"type": kinds[part]} for part in example.turn
+        ]
         messages = [{"role": "user", "content": content}]
         return processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
-
-def uniform_grid(shape: tuple[int, ...], rows: int, columns: int) -> list[Rectangle | None]:
-    """The rectangles of an image stretched onto rows x columns tokens, row-major."""
-    dy, dx = shape[0] / rows, shape[1] / columns
-    return [(c * dx, r * dy, (c + 1) * dx, (r + 1) * dy) for r in range(rows) for c in range(columns)]
-
-
-def _overlaps(rect: Rectangle | None, image: int, box: Box) -> bool:
-    if rect is None or image != box.image:
-        return False
-    left, top, right, bottom = rect
-    return left < box.right and box.left < right and top < box.bottom and box.top < bottom
+    def _columns(
+        self, processor: Any, ids: torch.Tensor, example: Example, geometry: Sequence[Geometry]
+    ) -> tuple[np.ndarray, ...]:
+        """Where the tokens of each medium stand in a row of input ids."""
+        found: dict[int, np.ndarray] = {}
+        for placeholder, media in self.placeholders(processor, example):
+            where = (ids == placeholder).nonzero().flatten().numpy()
+            expected = sum(len(geometry[medium]) for medium in media)
+            if len(where) != expected:
+                raise ValueError(
+                    f"example {example.id!r}: {len(where)} visual tokens in the prompt, {expected} by the geometry of "
+                    f"{self.model_type}. This form of input is not mapped; see the family's file."
+                )
+            ends = np.cumsum([len(geometry[medium]) for medium in media])[:-1]
+            found |= dict(zip(media, np.split(where, ends), strict=True))
+        return tuple(found[medium] for medium in range(len(example.media)))
 
 
 def _question_rows(tokenizer: Any, ids: torch.Tensor, example: Example) -> torch.Tensor:

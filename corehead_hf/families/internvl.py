@@ -10,18 +10,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from corehead_hf.data.example import Example
-from corehead_hf.families.family import Family, Rectangle, uniform_grid
+from corehead_hf.families.family import Family
+from corehead_hf.families.geometry import Geometry, grid
 
 
 class InternVL(Family):
     model_type = "internvl"
     text_model_types = ("qwen2", "qwen3", "qwen3_moe")
     processor_class = "InternVLProcessor"
-    view_rule = "every visual token of the single tile that overlaps the evidence"
 
-    def token_rectangles(
-        self, processor: Any, inputs: dict[str, Any], examples: Sequence[Example]
-    ) -> list[list[list[Rectangle | None]]]:
+    def geometries(self, processor: Any, inputs: dict[str, Any], examples: Sequence[Example]) -> list[list[Geometry]]:
         side = math.isqrt(processor.image_seq_length)
         num_images = sum(len(example.images) for example in examples)
         if len(inputs["pixel_values"]) != num_images:
@@ -29,4 +27,4 @@ class InternVL(Family):
                 f"{num_images} images became {len(inputs['pixel_values'])} tiles; this version maps one tile per "
                 "image. Set processor.image_processor.crop_to_patches = False."
             )
-        return [[uniform_grid(image.shape, side, side) for image in example.images] for example in examples]
+        return [[grid(image.shape, side, side) for image in example.images] for example in examples]

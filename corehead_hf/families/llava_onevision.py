@@ -10,19 +10,19 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from corehead_hf.data.example import Example
-from corehead_hf.families.family import Family, Rectangle
+from corehead_hf.families.family import Family
+from corehead_hf.families.geometry import Geometry, concatenate, no_place, single_cells
 
 
 class LlavaOnevision(Family):
     model_type = "llava_onevision"
     text_model_types = ("qwen2",)
     processor_class = "LlavaOnevisionProcessor"
-    view_rule = "every visual token of the padded square view that overlaps the evidence"
 
-    def token_rectangles(
-        self, processor: Any, inputs: dict[str, Any], examples: Sequence[Example]
-    ) -> list[list[list[Rectangle | None]]]:
+    def geometries(self, processor: Any, inputs: dict[str, Any], examples: Sequence[Example]) -> list[list[Geometry]]:
         size = processor.image_processor.size["height"]
         side = math.isqrt(processor.num_image_tokens)
         patch = size // side  # 384 // 27 = 14: the last 6 pixels of the real checkpoints are never seen
@@ -35,13 +35,10 @@ class LlavaOnevision(Family):
         return [[_square_view(image.shape, size, side, patch) for image in example.images] for example in examples]
 
 
-def _square_view(shape: tuple[int, ...], size: int, side: int, patch: int) -> list[Rectangle | None]:
+def _square_view(shape: tuple[int, ...], size: int, side: int, patch: int) -> Geometry:
     height, width = shape[:2]
     longest = max(height, width)
     left, top, scale = (longest - width) // 2, (longest - height) // 2, longest / size
-    cells: list[Rectangle | None] = []
-    for row in range(side):
-        for column in range(side):
-            x, y = patch * column * scale - left, patch * row * scale - top
-            cells.append((x, y, x + patch * scale, y + patch * scale))
-    return [*cells, None]
+    y, x = (patch * index.ravel() * scale for index in np.meshgrid(np.arange(side), np.arange(side), indexing="ij"))
+    cells = np.stack([x - left, y - top, x - left + patch * scale, y - top + patch * scale], axis=1)
+    return concatenate([single_cells(cells), no_place()])

@@ -10,18 +10,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from corehead_hf.data.example import Example
-from corehead_hf.families.family import Family, Rectangle, uniform_grid
+from corehead_hf.families.family import Family
+from corehead_hf.families.geometry import Geometry, grid
 
 
 class Qwen3VL(Family):
     model_type = "qwen3_vl"
     text_model_types = ("qwen3_vl_text",)
     processor_class = "Qwen3VLProcessor"
-    view_rule = "every visual token that overlaps the evidence"
 
-    def token_rectangles(
-        self, processor: Any, inputs: dict[str, Any], examples: Sequence[Example]
-    ) -> list[list[list[Rectangle | None]]]:
+    def geometries(self, processor: Any, inputs: dict[str, Any], examples: Sequence[Example]) -> list[list[Geometry]]:
         merge = processor.image_processor.merge_size
         grids = iter(inputs["image_grid_thw"].tolist() if "image_grid_thw" in inputs else [])
         per_example = []
@@ -29,7 +27,7 @@ class Qwen3VL(Family):
             per_image = []
             for image in example.images:
                 _, patch_rows, patch_columns = next(grids)
-                per_image.append(uniform_grid(image.shape, patch_rows // merge, patch_columns // merge))
+                per_image.append(grid(image.shape, patch_rows // merge, patch_columns // merge))
             per_example.append(per_image)
         return per_example
 

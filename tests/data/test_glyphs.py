@@ -3,13 +3,14 @@ import hashlib
 import numpy as np
 import pytest
 
-from corehead_hf import Box
+from corehead_hf import Evidence
 from corehead_hf.data import glyphs
 
 
 def pixels_under(example):
-    (box,) = example.evidence
-    return example.images[box.image][int(box.top) : int(box.bottom), int(box.left) : int(box.right)].astype(float)
+    (part,) = example.evidence
+    left, top, right, bottom = part.box
+    return example.media[part.media][top:bottom, left:right].astype(float)
 
 
 def test_the_evidence_shows_the_answer():
@@ -39,8 +40,8 @@ def test_the_evidence_shows_the_asked_letter_and_no_other_cell_does():
 
 
 def test_layout_by_hand():
-    assert glyphs.cell_box(17, rows=4, columns=4) == Box(1, 16, 0, 32, 16)
-    assert glyphs.cell_box(11, rows=2, columns=3) == Box(1, 32, 16, 48, 32)
+    assert glyphs.cell_evidence(17, rows=4, columns=4) == Evidence(1, (16, 0, 32, 16))
+    assert glyphs.cell_evidence(11, rows=2, columns=3) == Evidence(1, (32, 16, 48, 32))
     cells = np.arange(12, dtype=np.uint8).reshape(1, 12, 1, 1, 1) * np.ones((1, 1, 16, 16, 3), np.uint8)
     pages = glyphs.assemble_pages(cells, 2, 2, 3)
     assert pages.shape == (1, 2, 32, 48, 3)
@@ -53,8 +54,8 @@ def test_letters_are_distinct_and_the_margin_is_kept():
         shown = letters[letters != glyphs.FILLER]
         assert len(shown) == len(set(shown)) == 20
     for example in glyphs.generate(40, seed=1, pages=2, margin=20):
-        (box,) = example.evidence
-        cell = box.image * 16 + int(box.top // 16) * 4 + int(box.left // 16)
+        (part,) = example.evidence
+        cell = part.media * 16 + int(part.box[1] // 16) * 4 + int(part.box[0] // 16)
         assert 4 <= cell < 32 - 20
 
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from corehead_hf import Box, Example, load_processor
+from corehead_hf import Evidence, Example, load_processor
 from corehead_hf.families import FAMILIES, family_of
-from corehead_hf.families.family import uniform_grid
+from corehead_hf.families.geometry import grid, single_cells
 from corehead_hf.families.qwen3_vl import Qwen3VL
 
 FAMILY_NAMES = ("qwen3_vl", "llava_onevision", "internvl")
@@ -42,12 +42,12 @@ def found_tokens(family, processor, case, row=0):
 @pytest.mark.parametrize(
     "box, cells",
     [
-        (Box(0, 16, 32, 32, 48), [9]),  # exactly one cell: row 2, column 1
-        (Box(0, 17, 33, 18, 34), [9]),  # inside it
-        (Box(0, 15, 32, 33, 48), [8, 9, 10]),  # one pixel over its left and right borders
-        (Box(0, 31.5, 31.5, 32.5, 32.5), [5, 6, 9, 10]),  # a corner
-        (Box(0, 0, 0, 64, 64), list(range(16))),  # the page
-        (Box(0, 0, 48, 64, 49), [12, 13, 14, 15]),  # a line
+        (Evidence(0, (16, 32, 32, 48)), [9]),  # exactly one cell: row 2, column 1
+        (Evidence(0, (17, 33, 18, 34)), [9]),  # inside it
+        (Evidence(0, (15, 32, 33, 48)), [8, 9, 10]),  # one pixel over its left and right borders
+        (Evidence(0, (31.5, 31.5, 32.5, 32.5)), [5, 6, 9, 10]),  # a corner
+        (Evidence(0, (0, 0, 64, 64)), list(range(16))),  # the page
+        (Evidence(0, (0, 48, 64, 49)), [12, 13, 14, 15]),  # a line
     ],
     ids=str,
 )
@@ -56,7 +56,7 @@ def test_boxes_by_hand(family, processor_of, box, cells):
     processor = processor_of(family)
     pages = [page(), page()]
     assert found_tokens(family, processor, example(pages, box)) == cells
-    second = Box(1, box.left, box.top, box.right, box.bottom)
+    second = Evidence(1, box.box)
     start = 17 if family == "llava_onevision" else 16  # a newline token ends each of its images
     assert found_tokens(family, processor, example(pages, second)) == [start + cell for cell in cells]
     assert found_tokens(family, processor, example(pages, box, second)) == cells + [start + cell for cell in cells]
@@ -64,13 +64,16 @@ def test_boxes_by_hand(family, processor_of, box, cells):
 
 def test_prepared_masks_and_places(processor_of):
     prepared = FAMILIES["llava_onevision"].prepare(
-        processor_of("llava_onevision"), example([page(), page()], Box(0, 0, 0, 64, 64), Box(1, 0, 0, 64, 64))
+        processor_of("llava_onevision"),
+        example([page(), page()], Evidence(0, (0, 0, 64, 64)), Evidence(1, (0, 0, 64, 64))),
     )
     assert prepared.visual_mask.sum() == 34 and prepared.evidence_mask.sum() == 32, "newlines are visual, no evidence"
-    (places,) = prepared.places
-    assert [image for image, _ in places] == [0] * 17 + [1] * 17
-    assert [i for i, (_, rect) in enumerate(places) if rect is None] == [16, 33]
-    assert places[5] == (0, (16.0, 16.0, 32.0, 32.0))
+    first, second = prepared.geometry[0]
+    assert len(first) == len(second) == 17
+    assert [bool(weights.any()) for weights in first.weights] == [True] * 16 + [False]
+    assert first.cells[5, 0].tolist() == [16, 16, 32, 32]
+    visual = prepared.visual_mask[0].nonzero().flatten().tolist()
+    assert [*prepared.columns[0][0], *prepared.columns[0][1]] == visual
     assert not bool((prepared.evidence_mask & ~prepared.visual_mask).any())
     assert not bool((prepared.question_mask & prepared.visual_mask).any())
     moved = prepared.to("cpu", torch.bfloat16)
@@ -80,13 +83,13 @@ def test_prepared_masks_and_places(processor_of):
 def test_qwen_resizes_both_axes_independently(processor_of):
     """70 x 102 px: rounded to 64 x 96, so 4 x 6 tokens, each 17.5 native pixels high and 17 wide."""
     processor, image = processor_of("qwen3_vl"), page(70, 102)
-    prepared = FAMILIES["qwen3_vl"].prepare(processor, example([image], Box(0, 0, 0, 1, 1)))
+    prepared = FAMILIES["qwen3_vl"].prepare(processor, example([image], Evidence(0, (0, 0, 1, 1))))
     assert prepared.inputs["image_grid_thw"].tolist() == [[1, 8, 12]]
     assert prepared.visual_mask.sum() == 24
     for box, tokens in (
-        (Box(0, 16, 17, 18, 18), [0, 1, 6, 7]),
-        (Box(0, 85, 53, 102, 70), [23]),
-        (Box(0, 84, 52, 102, 70), [16, 17, 22, 23]),
+        (Evidence(0, (16, 17, 18, 18)), [0, 1, 6, 7]),
+        (Evidence(0, (85, 53, 102, 70)), [23]),
+        (Evidence(0, (84, 52, 102, 70)), [16, 17, 22, 23]),
     ):
         assert found_tokens("qwen3_vl", processor, example([image], box)) == tokens
 
@@ -95,10 +98,10 @@ def test_llava_pads_to_a_centred_square(processor_of):
     """48 x 80 px: 16 px of padding above and below, tokens of 20 x 20 native pixels from y = -16."""
     processor, pages = processor_of("llava_onevision"), [page(), page(48, 80)]
     for box, cells in (
-        (Box(1, 19, 3, 21, 5), [0, 1, 4, 5]),
-        (Box(1, 0, 0, 20, 4), [0]),
-        (Box(1, 60, 44, 80, 48), [15]),
-        (Box(1, 0, 4, 80, 24), [4, 5, 6, 7]),
+        (Evidence(1, (19, 3, 21, 5)), [0, 1, 4, 5]),
+        (Evidence(1, (0, 0, 20, 4)), [0]),
+        (Evidence(1, (60, 44, 80, 48)), [15]),
+        (Evidence(1, (0, 4, 80, 24)), [4, 5, 6, 7]),
     ):
         assert found_tokens("llava_onevision", processor, example(pages, box)) == [17 + cell for cell in cells]
 
@@ -106,13 +109,13 @@ def test_llava_pads_to_a_centred_square(processor_of):
 def test_internvl_stretches_onto_its_square(processor_of):
     """48 x 80 px on 4 x 4 tokens: 12 px high and 20 px wide."""
     processor = processor_of("internvl")
-    assert found_tokens("internvl", processor, example([page(48, 80)], Box(0, 19, 11, 21, 13))) == [
+    assert found_tokens("internvl", processor, example([page(48, 80)], Evidence(0, (19, 11, 21, 13)))) == [
         0,
         1,
         4,
         5,
     ]
-    assert found_tokens("internvl", processor, example([page(48, 80)], Box(0, 60, 36, 80, 48))) == [15]
+    assert found_tokens("internvl", processor, example([page(48, 80)], Evidence(0, (60, 36, 80, 48)))) == [15]
 
 
 def changed_tokens(family, blank, painted):
@@ -131,14 +134,15 @@ def test_every_token_shows_its_rectangle(family, processor_of, size):
     height, width = size
     processor, blank = processor_of(family), page(height, width)
     pages = [page()] if family == "llava_onevision" else []
-    whole = Box(len(pages), 0, 0, width, height)
+    whole = Evidence(len(pages), (0, 0, width, height))
 
     def pixels(image):
         prepared = FAMILIES[family].prepare(processor, example([*pages, image], whole))
         return prepared, prepared.inputs["pixel_values"].float()
 
     prepared, before = pixels(blank)
-    shown = [rect for image, rect in prepared.places[0] if image == len(pages)]
+    tokens = prepared.geometry[0][len(pages)]
+    shown = [cells[0] if weights.any() else None for cells, weights in zip(tokens.cells, tokens.weights, strict=True)]
     checked = 0
     for token, rect in enumerate(shown):
         if rect is None:
@@ -162,8 +166,8 @@ def test_every_token_shows_its_rectangle(family, processor_of, size):
 @pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_a_left_padded_batch_is_its_examples_one_by_one(family, processor_of):
     processor = processor_of(family)
-    short = example([page(), page()], Box(1, 0, 0, 16, 16), question="Letter B?")
-    long = example([page(), page(), page(value=9)], Box(2, 20, 20, 40, 40))
+    short = example([page(), page()], Evidence(1, (0, 0, 16, 16)), question="Letter B?")
+    long = example([page(), page(), page(value=9)], Evidence(2, (20, 20, 40, 40)))
     batch = FAMILIES[family].prepare(processor, [short, long])
     padding = (batch.inputs["attention_mask"] == 0).sum(dim=1).tolist()
     assert padding[0] > 0 and padding[1] == 0
@@ -174,7 +178,10 @@ def test_a_left_padded_batch_is_its_examples_one_by_one(family, processor_of):
             whole = getattr(batch, name)[row]
             assert torch.equal(whole[pad:], getattr(single, name)[0]) and not bool(whole[:pad].any()), name
         assert torch.equal(batch.inputs["input_ids"][row, pad:], single.inputs["input_ids"][0])
-        assert batch.places[row] == single.places[0]
+        for ours, alone in zip(batch.geometry[row], single.geometry[0], strict=True):
+            assert np.array_equal(ours.cells, alone.cells) and np.array_equal(ours.weights, alone.weights)
+        for ours, alone in zip(batch.columns[row], single.columns[0], strict=True):
+            assert np.array_equal(ours, alone + pad)
 
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
@@ -182,7 +189,9 @@ def test_a_left_padded_batch_is_its_examples_one_by_one(family, processor_of):
 def test_question_rows_are_the_questions_text(family, processor_of, question):
     """Also where the same words stand earlier in the prompt: 'user' is the role's name as well."""
     processor = processor_of(family)
-    prepared = FAMILIES[family].prepare(processor, example([page(), page()], Box(0, 0, 0, 9, 9), question=question))
+    prepared = FAMILIES[family].prepare(
+        processor, example([page(), page()], Evidence(0, (0, 0, 9, 9)), question=question)
+    )
     ids, rows = prepared.inputs["input_ids"][0], prepared.question_mask[0].nonzero().flatten()
     assert rows.tolist() == list(range(int(rows[0]), int(rows[-1]) + 1)), "the question rows are not one piece"
     assert processor.tokenizer.decode(ids[rows]).strip() == question
@@ -194,7 +203,7 @@ def test_question_rows_are_the_questions_text(family, processor_of, question):
 @pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_nothing_is_inserted_into_the_prompt(family, processor_of):
     processor = processor_of(family)
-    case = example([page(), page()], Box(0, 0, 0, 9, 9))
+    case = example([page(), page()], Evidence(0, (0, 0, 9, 9)))
     content = [{"type": "image"}, {"type": "image"}, {"type": "text", "text": case.question}]
     text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
     expected = processor(text=[text], images=[list(case.images)], return_tensors="pt")["input_ids"]
@@ -203,12 +212,14 @@ def test_nothing_is_inserted_into_the_prompt(family, processor_of):
 
 def test_another_familys_processor_is_refused(processor_of):
     with pytest.raises(ValueError, match="internvl needs a InternVLProcessor; got Qwen3VLProcessor.*load_processor"):
-        FAMILIES["internvl"].prepare(processor_of("qwen3_vl"), example([page()], Box(0, 0, 0, 9, 9)))
+        FAMILIES["internvl"].prepare(processor_of("qwen3_vl"), example([page()], Evidence(0, (0, 0, 9, 9))))
 
 
 def test_a_single_image_of_llava_onevision_is_refused(processor_of):
     with pytest.raises(ValueError, match="has one image.*Give two or more images"):
-        FAMILIES["llava_onevision"].prepare(processor_of("llava_onevision"), example([page()], Box(0, 0, 0, 9, 9)))
+        FAMILIES["llava_onevision"].prepare(
+            processor_of("llava_onevision"), example([page()], Evidence(0, (0, 0, 9, 9)))
+        )
 
 
 def test_tiles_of_internvl_are_refused(checkpoint):
@@ -216,35 +227,29 @@ def test_tiles_of_internvl_are_refused(checkpoint):
     processor.image_processor.crop_to_patches = True
     processor.image_processor.max_patches = 4
     with pytest.raises(ValueError, match="1 images became . tiles.*crop_to_patches = False"):
-        FAMILIES["internvl"].prepare(processor, example([page(64, 128)], Box(0, 0, 0, 9, 9)))
+        FAMILIES["internvl"].prepare(processor, example([page(64, 128)], Evidence(0, (0, 0, 9, 9))))
 
 
 def test_a_question_that_cannot_be_found_is_refused(processor_of):
     decomposed = "cafe\u0301?"  # the tokenizer composes it
     with pytest.raises(ValueError, match="is not in the rendered prompt"):
         FAMILIES["internvl"].prepare(
-            processor_of("internvl"), example([page()], Box(0, 0, 0, 9, 9), question=decomposed)
+            processor_of("internvl"), example([page()], Evidence(0, (0, 0, 9, 9)), question=decomposed)
         )
 
 
 def test_a_geometry_that_does_not_match_the_prompt_is_refused(processor_of):
     class Short(Qwen3VL):
-        def token_rectangles(self, processor, inputs, examples):
-            return [
-                [rects[:-1] for rects in images] for images in super().token_rectangles(processor, inputs, examples)
-            ]
+        def geometries(self, processor, inputs, examples):
+            return [[single_cells(grid((64, 64), 3, 5).cells[:, 0])]]
 
     with pytest.raises(ValueError, match="16 visual tokens in the prompt, 15 by the geometry of qwen3_vl"):
-        Short().prepare(processor_of("qwen3_vl"), example([page()], Box(0, 0, 0, 9, 9)))
+        Short().prepare(processor_of("qwen3_vl"), example([page()], Evidence(0, (0, 0, 9, 9))))
 
 
-def test_uniform_grid_by_hand():
-    assert uniform_grid((30, 40), 2, 2) == [
-        (0, 0, 20, 15),
-        (20, 0, 40, 15),
-        (0, 15, 20, 30),
-        (20, 15, 40, 30),
-    ]
+def test_grid_by_hand():
+    cells = grid((30, 40), 2, 2).cells[:, 0].tolist()
+    assert cells == [[0, 0, 20, 15], [20, 0, 40, 15], [0, 15, 20, 30], [20, 15, 40, 30]]
 
 
 def test_text_model_is_the_decoder_stack(native):
