@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from corehead_hf._version import __version__
+from corehead_hf.commands import measure as measure_command
 
 if TYPE_CHECKING:
     from corehead_hf.demo import DemoResult
@@ -30,6 +31,9 @@ def main(argv: list[str] | None = None) -> int:
     show.add_argument("head_map", type=Path, help="folder of the head map")
     show.add_argument("--top", type=int, default=10, help="how many heads")
     show.set_defaults(run=_show)
+    measuring = verbs.add_parser("measure", help="measure a model's head map on annotated data")
+    measure_command.add_arguments(measuring)
+    measuring.set_defaults(run=_measure)
     arguments = parser.parse_args(argv)
     try:
         arguments.run(arguments)
@@ -78,14 +82,15 @@ def _table(results: dict[str, DemoResult]) -> str:
 
 
 def _show(arguments: argparse.Namespace) -> None:
+    from corehead_hf.commands.measure import summary
     from corehead_hf.head_map import HeadMap
 
-    head_map = HeadMap.from_pretrained(arguments.head_map)
-    print(head_map)
-    print(f"{'rank':>5}{'layer':>7}{'head':>6}{'RAM':>9}{'std':>9}")
-    for rank, (layer, head) in enumerate(head_map.ranking()[: arguments.top].tolist(), 1):
-        score, spread = float(head_map.scores[layer, head]), float(head_map.spread[layer, head])
-        print(f"{rank:>5}{layer:>7}{head:>6}{score:>9.4f}{spread:>9.4f}")
+    print(summary(HeadMap.from_pretrained(arguments.head_map), arguments.top))
+
+
+def _measure(arguments: argparse.Namespace) -> None:
+    if text := measure_command.run(arguments):
+        print(text)
 
 
 if __name__ == "__main__":

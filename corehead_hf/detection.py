@@ -1,22 +1,25 @@
-"""measure: Examples in, head map out. One prefill a batch, question rows only, sums in float64."""
+"""measure: Examples in, head map out. One prefill a batch, question rows only, exact sums over the examples."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sized
-from itertools import islice
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import torch
-import transformers
 from transformers.utils import logging as transformers_logging
 
-from corehead_hf._version import __version__
 from corehead_hf.data.example import Example
 from corehead_hf.families import family_of
 from corehead_hf.families.geometry import view_rule
 from corehead_hf.head_map import HeadMap
-from corehead_hf.head_map_fields import model_shape
+from corehead_hf.head_map_fields import check_provenance, model_shape
+from corehead_hf.measuring.batch import BatchReader, input_device
+from corehead_hf.measuring.dealing import deal, process_state
+from corehead_hf.measuring.fingerprint import fingerprint, package_versions
+from corehead_hf.measuring.shards import Shards
+from corehead_hf.measuring.slots import data_options, slots
+from corehead_hf.measuring.tally import Tally
 from corehead_hf.patching import native_model
 
 
@@ -31,81 +34,91 @@ def measure(
     batch_size: int = 8,
     views: str = "all",
     min_coverage: float = 0.0,
+    on_error: str = "raise",
+    resume_from: str | Path | None = None,
+    keep_rows: bool = False,
+    until_stable: float | None = None,
 ) -> HeadMap:
     """Rank a model's heads by Retrieval Attention Mass over annotated examples (Algorithm 1).
+
+    Under torchrun or accelerate launch the batches are dealt out to the processes and every process returns the map.
+    The same device, threads and batches give the same bits, whatever the number of processes and interruptions.
 
     Args:
         model: a CoRe-wrapped model.
         processor: its processor; see load_processor.
-        examples: any iterable; consecutive ones share a left-padded batch.
+        examples: any iterable, the same in every process; consecutive ones share a left-padded batch. Of a data set
+            from corehead_hf.data.load only what is still to be measured is decoded.
         dataset: a name for the data, kept in the head map.
         base_model: the model's Hub id or name, kept in the head map; None takes where it was loaded from.
         base_model_revision: the commit the weights came from, kept in the head map; None for a local model.
         batch_size: examples a prefill.
         views, min_coverage: which visual tokens count as evidence, see Family.prepare; kept in the head map.
+        on_error: what an example does that cannot be mapped or measured: "raise", or "skip" it, logged and counted.
+            Out of memory never raises: the batch is measured one by one, and an example that still fails is skipped.
+        resume_from: a folder where every outcome is kept as soon as it is known; a run that was killed goes on from
+            there. An example is known by its place and id: give a changed one another id. Read the folder with
+            corehead_hf.measuring.read_measured: RAM [L, Hq] of every example, reasons of skips.
+        keep_rows: also keep each example's question-averaged rows there, 4 * L * Hq * S bytes an example: 0.5 GB for
+            1152 heads and 100K tokens.
+        until_stable: stop once Spearman's rho between the ranking so far and that of the first half of the examples is
+            at least this at three checks in a row; see corehead_hf.measuring.convergence for when one is due.
 
     Returns:
-        HeadMap of the mean RAM per head, with its standard deviation over examples.
+        HeadMap of the mean RAM per head, with its standard deviation over examples, the chance level, the number of
+        examples skipped, and the convergence curve.
 
     Raises:
-        ValueError: no examples, a model without a name (built from a configuration) and no base_model, or an example
-            that the family cannot map.
+        ValueError: no examples that can be measured, an id that stands twice, a model without a name (built from a
+            configuration) and no base_model, an example that the family cannot map, an argument out of range, or a
+            resume_from that holds another configuration or other data.
     """
+    _check_arguments(batch_size, on_error, keep_rows, resume_from)
+    native = native_model(model)
+    about: dict[str, Any] = {
+        "base_model_name_or_path": _loaded_from(native) if base_model is None else base_model,
+        "base_model_revision": base_model_revision,
+        "dataset": dataset,
+        "question_rule": family_of(native).question_rule,
+        "view_rule": view_rule(views, min_coverage),
+    }
+    state, shape, versions = process_state(), model_shape(native.config), package_versions()
+    # Now, not when a long run is over.
+    check_provenance({**about, **shape, "num_examples": 1, "versions": versions})
+    tally = Tally(shape["num_layers"], shape["num_heads"], until_stable, examples, state.is_main_process)
+    keeping: AbstractContextManager[Shards | None] = nullcontext()
+    if resume_from is not None:
+        settings = {**about, "batch_size": batch_size, "keep_rows": keep_rows, **data_options(examples)}
+        with state.main_process_first():
+            mark = fingerprint(native, processor, input_device(native), **settings)
+            keeping = closing(Shards(resume_from, mark))
+    reader = BatchReader(model, processor, views, min_coverage, on_error, keep_rows)
+    with keeping as shards, _progress(examples, state.is_main_process) as progress:
+        for outcome in deal(slots(examples), batch_size, reader.outcomes, shards, state):
+            progress.update(1)
+            if tally.add(outcome):
+                break
+    return HeadMap(**about, **shape, **tally.fields(dataset), versions=versions)
+
+
+def _check_arguments(batch_size: int, on_error: str, keep_rows: bool, resume_from: str | Path | None) -> None:
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} was asked; it must be at least 1.")
-    native = native_model(model)
-    family = family_of(native)
-    total, squares, count = _sum_over_examples(model, processor, examples, batch_size, views, min_coverage)
-    if count == 0:
-        raise ValueError(f"dataset {dataset!r} gave no examples; a head map needs at least one.")
-    mean = total / count
-    spread = (squares / count - mean.square()).clamp(min=0).sqrt()
-    return HeadMap(
-        scores=mean.float().clamp(0, 1),  # a softmax row may sum to a rounding error above 1
-        count=torch.full((len(mean),), count),
-        spread=spread.float(),
-        base_model_name_or_path=_loaded_from(native) if base_model is None else base_model,
-        base_model_revision=base_model_revision,
-        **model_shape(native.config),
-        dataset=dataset,
-        num_examples=count,
-        question_rule=family.question_rule,
-        view_rule=view_rule(views, min_coverage),
-        versions={"corehead_hf": __version__, "torch": torch.__version__, "transformers": transformers.__version__},
-    )
+    if on_error not in ("raise", "skip"):
+        raise ValueError(f"on_error={on_error!r} was given; it is 'raise' or 'skip'.")
+    if keep_rows and resume_from is None:
+        raise ValueError("keep_rows=True was asked without a folder to keep them in; give resume_from.")
 
 
-def _sum_over_examples(
-    model: Any, processor: Any, examples: Iterable[Example], batch_size: int, views: str, min_coverage: float
-) -> tuple[torch.Tensor, torch.Tensor, int]:
-    """Sum of RAM and of its square over the examples, float64 [L, Hq] each, and how many there were."""
-    native = native_model(model)
-    family, text = family_of(native), native.config.get_text_config()
-    total = torch.zeros(text.num_hidden_layers, text.num_attention_heads, dtype=torch.float64)
-    squares, count = torch.zeros_like(total), 0
-    known = len(examples) if isinstance(examples, Sized) else None
-    with transformers_logging.tqdm(total=known, desc="measuring RAM", unit="example") as progress:
-        for batch in _batches(examples, batch_size):
-            prepared = family.prepare(processor, batch, views=views, min_coverage=min_coverage).to(
-                native.device, native.dtype
-            )
-            with model.record_attention(prepared.question_mask, prepared.evidence_mask) as recording:
-                model.prefill(**prepared.inputs)
-            ram = recording.ram.double()  # [B, L, Hq]
-            total += ram.sum(dim=0)
-            squares += ram.square().sum(dim=0)
-            count += len(batch)
-            progress.update(len(batch))
-    return total, squares, count
+@contextmanager
+def _progress(examples: Iterable[Example], shown: bool) -> Iterator[Any]:
+    known = len(examples) if isinstance(examples, Sized) else getattr(examples, "limit", None)
+    options: dict[str, Any] = {} if shown else {"disable": True}
+    with transformers_logging.tqdm(total=known, desc="measuring RAM", unit="example", **options) as progress:
+        yield progress
 
 
 def _loaded_from(model: Any) -> str:
     """Hub id of a model, or the name of the local folder it came from: a path would tell about this machine only."""
     name = model.config._name_or_path
     return Path(name).resolve().name if Path(name).is_dir() else name
-
-
-def _batches(examples: Iterable[Example], size: int) -> Iterator[list[Example]]:
-    iterator = iter(examples)
-    while batch := list(islice(iterator, size)):
-        yield batch

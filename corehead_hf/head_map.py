@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import functools
 import logging
-import numbers
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -20,37 +17,17 @@ import numpy as np
 import torch
 
 from corehead_hf._version import __version__
-from corehead_hf.head_map_fields import as_tensor, check_provenance, model_card, model_shape
+from corehead_hf.head_map_card import model_card
+from corehead_hf.head_map_fields import as_tensor, check_optional, check_provenance, check_sums, model_shape
 from corehead_hf.head_map_format import HeadMapFormatError, read_files, write_files
+from corehead_hf.head_map_merge import merged_fields
+from corehead_hf.head_map_sums import RamSums
+from corehead_hf.head_picks import draw_heads, head_count
 
 logger = logging.getLogger(__name__)
 
 _TENSORS = ("scores", "spread", "count")
-
-
-def head_count(keep: float | int, num_layers: int, num_heads: int) -> int:
-    """How many of the num_layers * num_heads query heads `keep` stands for, in 1..L * Hq.
-
-    An int is the count: 1 is one head. A float in (0, 1] is a share: 1.0 is every head. It is rounded to the
-    nearest count, halves away from zero, in decimal as printed (0.145 of 100 is 14.5, so 15).
-
-    Raises:
-        TypeError: keep is a bool, or not a number.
-        ValueError: keep is out of range or NaN, or a share that rounds to no head.
-    """
-    total = num_layers * num_heads
-    asked = f"keep={keep!r} of {num_layers} layers x {num_heads} heads was asked for"
-    advice = f"pass a float in (0, 1] as a share of heads, or an int in 1..{total} as a count"
-    if isinstance(keep, bool) or not isinstance(keep, numbers.Real):
-        raise TypeError(f"{asked} - it is a {type(keep).__name__} - {advice}.")
-    is_count = isinstance(keep, numbers.Integral)
-    if not 0 < keep <= (total if is_count else 1):
-        raise ValueError(f"{asked} - {'a count' if is_count else 'a share'} out of range - {advice}.")
-    share = Decimal(repr(float(keep)))
-    count = int(keep) if is_count else int((share * total).to_integral_value(ROUND_HALF_UP))
-    if not count:
-        raise ValueError(f"{asked} - that rounds to 0 of {total} heads - {advice}.")
-    return count
+_OPTIONAL = ("num_skipped", "convergence", "parts")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -72,6 +49,10 @@ class HeadMap:
         question_rule: how the question tokens are chosen.
         view_rule: which views of an image count as evidence.
         versions: package -> version; at least torch, transformers and corehead_hf.
+        sums: the exact sums behind scores and spread, for merge; None where they are unknown.
+        num_skipped: examples that could not be measured; None where that is unknown.
+        convergence: (examples, Spearman's rho between their ranking and that of their first half) per check, or None.
+        parts: of a merged map, dataset, num_examples and num_skipped of what it was made of; else None.
 
     Raises:
         TypeError, ValueError: a field is of another type or out of range, or contradicts another.
@@ -92,6 +73,10 @@ class HeadMap:
     question_rule: str
     view_rule: str
     versions: dict[str, str]
+    sums: RamSums | None = None
+    num_skipped: int | None = None
+    convergence: tuple[tuple[int, float], ...] | None = None
+    parts: tuple[dict[str, Any], ...] | None = None
 
     def __post_init__(self) -> None:
         check_provenance(self.__dict__)
@@ -102,7 +87,10 @@ class HeadMap:
             "spread": as_tensor("spread", self.spread, torch.float32, shape),
             "count": as_tensor("count", count, torch.int64, shape[:1], 1, self.num_examples),
             "versions": {package: str(version) for package, version in self.versions.items()},
+            **check_optional(self.__dict__),
         }
+        if self.sums is not None:
+            checked["sums"] = check_sums(self.sums, checked, self.num_examples)
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 
@@ -118,6 +106,34 @@ class HeadMap:
     def uniform_count(self) -> int | None:
         """The count that all layers share, or None if they differ."""
         return int(self.count[0]) if bool((self.count == self.count[0]).all()) else None
+
+    @property
+    def chance(self) -> float | None:
+        """RAM of a head that attends to all it may see alike, mean over the examples; None without sums."""
+        return None if self.sums is None else self.sums.mean_chance(self.num_examples)
+
+    @property
+    def lift(self) -> torch.Tensor:
+        """float32 [L, Hq], scores over chance: 1 = no better than a uniform head.
+
+        Raises:
+            ValueError: the map does not know its chance level.
+        """
+        if self.chance is None:
+            raise ValueError(f"the lift of {self!r} was asked for - its chance level is unknown - measure it again.")
+        return self.scores / self.chance
+
+    @classmethod
+    def merge(cls, maps: Sequence[HeadMap]) -> HeadMap:
+        """The map of the examples of several maps together; every example counts alike.
+
+        The sums are integers, so the result does not depend on order or grouping, and has the very bits of a map
+        measured over all examples in one go in the same batches. `parts` lists what was merged; no convergence is kept.
+
+        Raises:
+            ValueError: no maps, one without sums, one given twice, or maps of different models or rules.
+        """
+        return cls(**merged_fields(maps))
 
     def ranking(self) -> torch.Tensor:
         """int64 [L * Hq, 2], rows of (layer, head), highest RAM first; ties by (layer, head), lower first."""
@@ -157,23 +173,17 @@ class HeadMap:
         none = np.zeros(shape, bool)
         barred = as_tensor("exclude", none if exclude is None else exclude, torch.bool, shape).numpy()
         if layer_matched and (exclude is None or barred.sum() != number):
-            raise ValueError(
-                f"{number} layer-matched heads (keep={keep!r}) were asked for - exclude has {barred.sum()} - "
-                f"pass an exclude of as many heads as keep."
-            )
-        # index() because PCG64(None) would draw its seed from the system.
-        draws = np.random.PCG64(operator.index(seed)).random_raw(barred.size)
-        # One row per quota: a layer, or the whole map.
+            asked = f"{number} layer-matched heads (keep={keep!r}) were asked for"
+            raise ValueError(f"{asked} - exclude has {barred.sum()} - pass an exclude of as many heads as keep.")
         quotas = barred.sum(axis=1).tolist() if layer_matched else [number]
-        rows = (len(quotas), -1)
-        heads = _draw(draws.reshape(rows), barred.reshape(rows), quotas)
-        return torch.from_numpy(heads.reshape(shape))
+        return torch.from_numpy(draw_heads(barred, quotas, seed))
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Writes head_map_config.json, head_map.safetensors and README.md, the same bytes every time."""
-        tensors = {name: getattr(self, name) for name in _TENSORS}
+        tensors = {name: getattr(self, name) for name in _TENSORS} | (self.sums.tensors if self.sums else {})
         provenance = {name: getattr(self, name) for name in _PROVENANCE}
-        card = model_card(provenance, self.scores, self.spread, self.ranking())
+        provenance |= {name: getattr(self, name) for name in _OPTIONAL if getattr(self, name) is not None}
+        card = model_card(provenance, self.scores, self.spread, self.ranking(), self.chance)
         write_files(Path(directory), provenance, tensors, card, __version__)
 
     @classmethod
@@ -189,7 +199,9 @@ class HeadMap:
                 f"the head map {str(directory)!r} was asked for - that is not an existing folder, and Hub "
                 f"ids are not yet readable by this version ({__version__}) - download it and pass its folder."
             )
-        values = read_files(Path(directory), _PROVENANCE)
+        values = read_files(Path(directory), _PROVENANCE, _OPTIONAL)
+        if "ram_sum" in values:
+            values["sums"] = RamSums(*(values.pop(name) for name in ("ram_sum", "ram_square_sum", "chance_sum")))
         try:
             head_map = cls(**values)
         except (TypeError, ValueError) as error:
@@ -229,20 +241,7 @@ class HeadMap:
         return heads
 
 
-_PROVENANCE = [field.name for field in fields(HeadMap) if field.name not in _TENSORS]
-
-
-def _draw(draws: np.ndarray, barred: np.ndarray, quotas: Sequence[int]) -> np.ndarray:
-    """bool like barred [R, C]: in row r, the quotas[r] smallest draws among those not barred."""
-    heads = np.zeros_like(barred)
-    for row, quota in enumerate(quotas):
-        free = np.flatnonzero(~barred[row])
-        if len(free) < quota:
-            place = f"layer {row}" if len(quotas) > 1 else "the map"
-            asked = f"{quota} random heads of {place} were asked for"
-            raise ValueError(f"{asked} - only {len(free)} are outside exclude - take fewer heads.")
-        heads[row, free[np.argsort(draws[row, free], kind="stable")[:quota]]] = True
-    return heads
+_PROVENANCE = [field.name for field in fields(HeadMap) if field.name not in (*_TENSORS, *_OPTIONAL, "sums")]
 
 
 @functools.lru_cache(maxsize=1024)

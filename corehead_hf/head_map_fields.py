@@ -1,18 +1,18 @@
-"""The fields of a head map: which values are valid, and how its model card states them.
+"""The fields of a head map: which values are valid.
 
 Nothing here reads or writes a file; that is head_map_format.py's.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub.utils import validate_repo_id
+
+from corehead_hf.head_map_sums import MAX_EXAMPLES, RamSums
 
 # Far above any model; they keep every valid map within the file sizes that head_map_format.py reads.
 _INT_LIMITS = {
@@ -25,32 +25,8 @@ _INT_LIMITS = {
 _TEXTS = ("base_model_name_or_path", "model_type", "dataset", "question_rule", "view_rule")
 _REQUIRED_VERSIONS = {"torch", "transformers", "corehead_hf"}
 _MAX_VERSIONS = 32
-
-_CARD = """
-# CoRe head map of {base}
-
-How much of its attention every query head of {base} gives to the part of the picture, page or video
-that the question is about: Retrieval Attention Mass (RAM, arXiv 2606.05843), in [0, 1]. These are
-measurements, not weights.
-
-## Top heads
-
-| rank | layer | head | RAM | std over examples |
-|---|---|---|---|---|
-{rows}
-
-## Provenance
-
-{facts}
-
-## Use
-
-```python
-from corehead_hf import HeadMap
-head_map = HeadMap.from_pretrained("path/to/this/folder")
-heads = head_map.top(0.05)  # bool [layers, heads], the best 5 % of all heads
-```
-"""
+_MAX_CHECKS = 1000
+_MAX_PARTS = 64
 
 
 def check_provenance(fields: Mapping[str, Any]) -> None:
@@ -86,6 +62,94 @@ def check_provenance(fields: Mapping[str, Any]) -> None:
         _check_text(f"versions[{package!r:.60}]", version, limit=100)
 
 
+def check_optional(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """num_skipped, convergence and parts as tuples of plain values, each None where it is not kept.
+
+    Raises:
+        TypeError, ValueError: a wrong type, out of range, or contradictory.
+    """
+    limit = _INT_LIMITS["num_examples"]
+    skipped = fields["num_skipped"]
+    if skipped is not None and (type(skipped) is not int or not 0 <= skipped <= limit):
+        raise ValueError(f"num_skipped={skipped!r:.60} was given - it is no int in 0..{limit} - pass the count.")
+    checked: dict[str, Any] = {}
+    if fields["convergence"] is not None:
+        checked["convergence"] = tuple(_checks(fields["convergence"], fields["num_examples"]))
+    if fields["parts"] is not None:
+        parts = checked["parts"] = tuple(_part(part) for part in _entries("parts", fields["parts"], _MAX_PARTS))
+        total = sum(part["num_examples"] for part in parts)
+        if total != fields["num_examples"]:
+            raise ValueError(
+                f"parts of {total} examples were given - the map has num_examples={fields['num_examples']} - pass the "
+                "parts it was merged from."
+            )
+    return checked
+
+
+def _entries(name: str, value: Any, limit: int) -> Sequence[Any]:
+    if not isinstance(value, (list, tuple)) or len(value) > limit:
+        raise ValueError(f"{name}={value!r:.60} was given - it is no list of at most {limit} entries - pass one.")
+    return value
+
+
+def _checks(value: Any, num_examples: int) -> list[tuple[int, float]]:
+    curve: list[tuple[int, float]] = []
+    for entry in _entries("convergence", value, _MAX_CHECKS):
+        count, rho = entry if isinstance(entry, (list, tuple)) and len(entry) == 2 else (0, None)
+        rises = type(count) is int and (curve[-1][0] if curve else 0) < count <= num_examples
+        if not rises or not isinstance(rho, (int, float)) or isinstance(rho, bool) or not -1 <= rho <= 1:
+            raise ValueError(
+                f"convergence with {entry!r:.60} was given - entries are (examples, rho), examples rising in "
+                f"1..{num_examples} and rho in [-1, 1] - pass the curve of a measuring run."
+            )
+        curve.append((count, float(rho)))
+    return curve
+
+
+def _part(value: Any) -> dict[str, Any]:
+    keys = ("dataset", "num_examples", "num_skipped")
+    if not isinstance(value, Mapping) or set(value) != set(keys):
+        raise ValueError(f"parts with {value!r:.60} was given - a part has {', '.join(keys)} - pass these.")
+    _check_text("dataset of a part", value["dataset"])
+    examples, skipped = value["num_examples"], value["num_skipped"]
+    if type(examples) is not int or examples < 1 or not (skipped is None or (type(skipped) is int and skipped >= 0)):
+        raise ValueError(f"parts with {value!r:.200} was given - its counts are no sound ints - pass the part's own.")
+    return {key: value[key] for key in keys}
+
+
+def check_sums(sums: RamSums, moments: Mapping[str, torch.Tensor], num_examples: int) -> RamSums:
+    """CPU copies of exact sums that give the map's scores and spread.
+
+    Args:
+        sums: of tensors or NumPy arrays.
+        moments: scores, spread and count, checked.
+
+    Raises:
+        TypeError, ValueError: a wrong type, shape or range, or sums of other scores.
+    """
+    if num_examples > MAX_EXAMPLES:
+        raise ValueError(
+            f"sums of {num_examples} examples were given - they are exact up to {MAX_EXAMPLES} - measure fewer."
+        )
+    full = (2, *moments["scores"].shape)
+    shapes = {"ram_sum": full, "ram_square_sum": full, "chance_sum": (2,)}
+    high = num_examples << 41  # below twice 2^40 an example, in either limb
+    checked = RamSums(
+        *(as_tensor(name, sums.tensors[name], torch.int64, shape, 0, high) for name, shape in shapes.items())
+    )
+    scores, spread = checked.moments(moments["count"])
+    if not (torch.equal(scores, moments["scores"]) and torch.equal(spread, moments["spread"])):
+        raise ValueError(
+            "sums were given whose mean and standard deviation are not the map's scores and spread - one of them was "
+            "altered - measure it again."
+        )
+    if not 0 < checked.mean_chance(num_examples) <= 1:
+        raise ValueError(
+            f"chance_sum {checked.chance.tolist()} was given - the mean chance level is not in (0, 1] - measure again."
+        )
+    return checked
+
+
 def as_tensor(
     name: str, value: Any, dtype: torch.dtype, shape: tuple[int, ...], low: int = 0, high: int = 1
 ) -> torch.Tensor:
@@ -112,29 +176,6 @@ def as_tensor(
     return tensor
 
 
-def model_card(fields: Mapping[str, Any], scores: torch.Tensor, spread: torch.Tensor, ranking: torch.Tensor) -> str:
-    """Text of README.md: front matter for the Hub, the top 10 heads, the provenance, how to load the map.
-
-    The model and the data set are linked only if they can be Hub repositories: an id of the form owner/name,
-    and for the model a commit.
-    """
-    base, dataset = fields["base_model_name_or_path"], fields["dataset"]
-    front = ["---", "library_name: corehead_hf", "pipeline_tag: image-text-to-text"]
-    if fields["base_model_revision"] is not None and _is_repo_id(base):
-        front += [f"base_model: {json.dumps(base)}", "base_model_relation: adapter"]
-    if _is_repo_id(dataset):
-        front += ["datasets:", f"- {json.dumps(dataset)}"]
-    front += ["tags:", "- head-map", "- core-heads", "---", ""]
-    rows = [
-        f"| {rank} | {layer} | {head} | {scores[layer, head]:.4f} | {spread[layer, head]:.4f} |"
-        for rank, (layer, head) in enumerate(ranking[:10].tolist(), start=1)
-    ]
-    versions = ", ".join(f"{package} {version}" for package, version in sorted(fields["versions"].items()))
-    shown = {**fields, "versions": versions}
-    facts = [f"- {name}: {_code(str(value))}" for name, value in shown.items()]
-    return "\n".join(front) + _CARD.format(base=_code(base), rows="\n".join(rows), facts="\n".join(facts))
-
-
 def model_shape(config: Any) -> dict[str, Any]:
     """The fields that a map shares with a model's config; None where the config has no such thing."""
     text = config.get_text_config()
@@ -158,17 +199,3 @@ def _check_text(name: str, text: Any, limit: int = 1000) -> None:
             f"{name}={text!r:.60} was given - it is blank, over {limit} characters long, or has a lone "
             f"surrogate - pass plain text."
         )
-
-
-def _is_repo_id(text: str) -> bool:
-    try:
-        validate_repo_id(text)
-    except ValueError:
-        return False
-    return text.isascii() and text.count("/") == 1
-
-
-def _code(text: str) -> str:
-    """A Markdown code span on one line, which text cannot break out of."""
-    visible = "".join(c for c in text if c != "`" and (c.isprintable() or c.isspace()))
-    return f"`{' '.join(visible.split()) or '-'}`"

@@ -26,18 +26,19 @@ TENSORS_NAME = "head_map.safetensors"
 CARD_NAME = "README.md"
 
 # The largest map that HeadMap accepts (1024 x 1024 heads, its longest texts) fits with room to spare.
-MAX_CONFIG_BYTES = 1 << 18
-MAX_TENSORS_BYTES = 1 << 24
+MAX_CONFIG_BYTES = 1 << 20
+MAX_TENSORS_BYTES = 1 << 26
 MAX_HEADER_BYTES = 1 << 16
 MAX_INT_DIGITS = 18
 
 _ENVELOPE = {"format_version", "corehead_version", "sha256"}
-# Field of HeadMap -> name in the file, dtype in the file, dtype in NumPy.
+# Field -> name in the file, dtype in the file, dtype in NumPy. The sums stand in a file all or not at all.
 _LAYOUT = {
     "scores": ("ram", "F32", "<f4"),
     "spread": ("ram_std", "F32", "<f4"),
     "count": ("count", "I64", "<i8"),
 }
+_SUMS = {name: (name, "I64", "<i8") for name in ("ram_sum", "ram_square_sum", "chance_sum")}
 
 
 class HeadMapFormatError(ValueError):
@@ -55,12 +56,12 @@ def write_files(
     Args:
         directory: made if missing; files of these names in it are replaced.
         provenance: the fields of HeadMap that are not tensors.
-        tensors: scores float32 [L, Hq], spread float32 [L, Hq], count int64 [L].
+        tensors: scores float32 [L, Hq], spread float32 [L, Hq], count int64 [L]; with the sums of RamSums or without.
         card: text of the model card.
         version: of the package that writes.
     """
     # One metadata key at most: safetensors writes several in random order, and the sha256 would vary.
-    named = {_LAYOUT[field][0]: tensor for field, tensor in tensors.items()}
+    named = {(_LAYOUT | _SUMS)[field][0]: tensor for field, tensor in tensors.items()}
     raw = save(named, metadata={"format": "pt"})
     config = {
         **provenance,
@@ -82,22 +83,24 @@ def write_files(
             os.replace(Path(staging) / name, directory / name)
 
 
-def read_files(directory: Path, keys: Iterable[str]) -> dict[str, Any]:
+def read_files(directory: Path, keys: Iterable[str], optional: Iterable[str] = ()) -> dict[str, Any]:
     """Reads a folder that nobody vouches for; nothing in it is executed or unpickled.
 
     Args:
         directory: an existing folder.
         keys: of the provenance.
+        optional: keys that it may have besides.
 
     Returns:
-        The provenance (exactly these keys), and the arrays scores float32 [L, Hq], spread float32 [L, Hq] and
-        count int64 [L], with L and Hq as the provenance states them. The values are yet to be checked.
+        The provenance (these keys), and the arrays scores float32 [L, Hq], spread float32 [L, Hq] and count int64 [L],
+        with L and Hq as the provenance states them; where the file has sums, also ram_sum and ram_square_sum int64
+        [2, L, Hq] and chance_sum int64 [2]. The values are yet to be checked.
 
     Raises:
         HeadMapFormatError: a file is missing, not a regular file, too large, malformed or of another format,
             or the tensors are not the ones the config was written for.
     """
-    config = _read_config(directory, set(keys))
+    config = _read_config(directory, set(keys), set(optional))
     raw = _read_file(directory, TENSORS_NAME, MAX_TENSORS_BYTES)
     digest = hashlib.sha256(raw).hexdigest()
     if digest != config["sha256"]:
@@ -139,7 +142,7 @@ def _is_hub_cache_link(path: Path) -> bool:
     return blobs.name == "blobs" and folder.is_relative_to(blobs.parent / "snapshots")
 
 
-def _read_config(directory: Path, provenance_keys: set[str]) -> dict[str, Any]:
+def _read_config(directory: Path, provenance_keys: set[str], optional: set[str]) -> dict[str, Any]:
     config = _strict_json(_read_file(directory, CONFIG_NAME, MAX_CONFIG_BYTES), CONFIG_NAME)
     version = config.get("format_version")
     if type(version) is not int or version < 1:
@@ -154,8 +157,8 @@ def _read_config(directory: Path, provenance_keys: set[str]) -> dict[str, Any]:
             "upgrade with `pip install --upgrade corehead_hf`",
         )
     expected = provenance_keys | _ENVELOPE
-    if set(config) != expected:
-        missing, unknown = _names(expected - set(config)), _names(set(config) - expected)
+    if set(config) - optional != expected:
+        missing, unknown = _names(expected - set(config)), _names(set(config) - expected - optional)
         found = f"missing keys of format_version {FORMAT_VERSION}: {missing}; unknown keys: {unknown}"
         raise _refusal(CONFIG_NAME, found)
     for key in ("corehead_version", "sha256"):
@@ -174,12 +177,14 @@ def _read_tensors(raw: bytes, full: list[Any]) -> dict[str, np.ndarray]:
         found = dict(deserialize(raw))
     except SafetensorError as error:
         raise _refusal(TENSORS_NAME, f"it is not a safetensors file: {error!s:.200}") from error
-    names = {name for name, _, _ in _LAYOUT.values()}
+    layout = _LAYOUT | (_SUMS if set(_SUMS) & set(found) else {})
+    names = {name for name, _, _ in layout.values()}
     if set(found) != names:
         raise _refusal(TENSORS_NAME, f"its tensors are {_names(found)}, and a head map has {_names(names)}")
+    shapes = {"count": full[:1], "ram_sum": [2, *full], "ram_square_sum": [2, *full], "chance_sum": [2]}
     arrays = {}
-    for field, (name, dtype, code) in _LAYOUT.items():
-        shape = full[:1] if field == "count" else full
+    for field, (name, dtype, code) in layout.items():
+        shape = shapes.get(field, full)
         entry = found[name]
         if entry["dtype"] != dtype or list(entry["shape"]) != shape:
             actual = f"it is {entry['dtype']} {entry['shape']!s:.60}"

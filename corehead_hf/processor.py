@@ -37,6 +37,12 @@ def load_processor(pretrained_model_name_or_path: str | Path, **kwargs: Any) -> 
     native = getattr(transformers, family.processor_class)
     tokenizer = AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs)
     image_processor = AutoImageProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs)
+    written, _ = image_processor.get_image_processor_dict(pretrained_model_name_or_path, **kwargs)
+    if "size" in written and hasattr(image_processor, "min_pixels"):
+        # Qwen2VLImageProcessor of transformers 4.57 takes its default size whatever the folder says.
+        image_processor.size = written["size"]
+        image_processor.min_pixels = written["size"]["shortest_edge"]
+        image_processor.max_pixels = written["size"]["longest_edge"]
     settings, _ = native.get_processor_dict(pretrained_model_name_or_path, **kwargs)
     known = inspect.signature(native.__init__).parameters
     parts = ("image_processor", "tokenizer", "video_processor", "chat_template", "self", "kwargs")

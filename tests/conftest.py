@@ -4,13 +4,34 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers reads it
 
+import importlib.util
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-import transformers
-from tiny_models import VARIANTS, build
+
+
+def make_torchvision_importable():
+    """Load torchvision also beside a CPU torch: a CUDA build of it lacks only the schemas of two operators there."""
+    try:
+        importlib.import_module("torchvision")
+        return None
+    except RuntimeError:
+        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        for operator in ("nms", "qnms"):
+            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        importlib.import_module("torchvision")
+        return library  # the schemas live as long as this object
+
+
+if importlib.util.find_spec("torchvision"):  # before transformers imports it
+    TORCHVISION_OPERATORS = make_torchvision_importable()
+
+import transformers  # noqa: E402
+from tiny_models import VARIANTS, build  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 transformers.logging.set_verbosity_error()

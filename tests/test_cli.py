@@ -9,7 +9,9 @@ def test_show_prints_the_ranking(capsys):
     assert cli.main(["show", f"{folder}-head-map", "--top", "3"]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert folder.name in printed[0]
-    scores = [float(line.split()[3]) for line in printed[2:]]
+    assert "chance level 0.0" in printed[1] and "Spearman" in printed[1]
+    rows = [line.split() for line in printed if line.split()[0].isdigit()]
+    scores = [float(row[3]) for row in rows]
     assert len(scores) == 3 and scores == sorted(scores, reverse=True)
 
 

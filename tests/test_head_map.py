@@ -715,10 +715,10 @@ HOSTILE = {
     "config is a symlink": (elsewhere(CONFIG), "head_map_config.json .* symlink"),
     "tensors are a symlink": (elsewhere(TENSORS), "head_map.safetensors .* symlink"),
     "config is a dangling link": (dangling_cache_link, "symlink"),
-    "config too large": (make_sparse(CONFIG, 2**18 + 1), "head_map_config.json .* larger than the 262144"),
+    "config too large": (make_sparse(CONFIG, 2**20 + 1), "head_map_config.json .* larger than the 1048576"),
     "tensors too large": (
-        make_sparse(TENSORS, 2**24 + 1),
-        "head_map.safetensors .* larger than the 16777216",
+        make_sparse(TENSORS, 2**26 + 1),
+        "head_map.safetensors .* larger than the 67108864",
     ),
     # sha256
     "truncated": (truncate, "truncated, altered"),

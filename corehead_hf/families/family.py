@@ -71,10 +71,14 @@ class Family(ABC):
             examples: the batch.
         """
 
-    def encode(self, processor: Any, texts: list[str], examples: Sequence[Example]) -> dict[str, Any]:
-        """The processor's output for rendered prompts: left-padded tensors, frames taken as they are."""
-        images = [list(example.images) for example in examples]
-        return dict(processor(text=texts, images=images, padding=True, padding_side="left", return_tensors="pt"))
+    @abstractmethod
+    def encode(
+        self, processor: Any, texts: list[str], examples: Sequence[Example], *, flat_images: bool = False
+    ) -> dict[str, Any]:
+        """The processor's output for rendered prompts: left-padded tensors, frames taken as they are.
+
+        flat_images is that of prepare.
+        """
 
     def placeholders(self, processor: Any, example: Example) -> list[tuple[int, list[int]]]:
         """(placeholder id, the media whose tokens it stands for in prompt order), once per placeholder id."""
@@ -90,6 +94,7 @@ class Family(ABC):
         *,
         views: str = "all",
         min_coverage: float = 0.0,
+        flat_images: bool = False,
     ) -> Prepared:
         """Examples to model inputs and masks, exact to the token, with nothing inserted into the prompt.
 
@@ -99,6 +104,9 @@ class Family(ABC):
             views: which views of a medium count as evidence where the model sees it more than once (tiles and a
                 thumbnail): "all", "hires" (tiles only) or "global" (the view of the whole only).
             min_coverage: the share of a token's pixels in [0, 1] that must show evidence; 0 means any overlap.
+            flat_images: hand several images to the processor as one flat list, not example by example. LLaVA-OneVision
+                then shows each at any resolution, where it else pads each to a small square; to the other families it
+                is the same.
 
         Raises:
             ValueError: the processor is another family's, a question cannot be found in its rendered prompt, the
@@ -115,7 +123,8 @@ class Family(ABC):
                 f"{self.model_type} needs a {self.processor_class}; got {type(processor).__name__}. "
                 "Load the processor from the model's own folder with corehead_hf.load_processor."
             )
-        inputs = self.encode(processor, [self.render(processor, example) for example in batch], batch)
+        texts = [self.render(processor, example) for example in batch]
+        inputs = self.encode(processor, texts, batch, flat_images=flat_images)
         ids = inputs["input_ids"]
         geometry = tuple(tuple(parts) for parts in self.geometries(processor, inputs, batch))
         columns = tuple(self._columns(processor, *row) for row in zip(ids, batch, geometry, strict=True))
@@ -157,7 +166,7 @@ class Family(ABC):
                     f"{self.model_type}. This form of input is not mapped; see the family's file."
                 )
             ends = np.cumsum([len(geometry[medium]) for medium in media])[:-1]
-            found |= dict(zip(media, np.split(where, ends), strict=True))
+            found |= dict(zip(media, np.split(where, ends)[: len(media)], strict=True))
         return tuple(found[medium] for medium in range(len(example.media)))
 
 

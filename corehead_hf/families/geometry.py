@@ -28,8 +28,9 @@ class Geometry:
     Most tokens show one cell; a token of a shrunk grid mixes up to four, a token of a Qwen video two frames.
 
     Attributes:
-        cells: float64 [N, K, 4], left, top, right, bottom in native pixels; parts outside the medium show padding.
-        weights: float64 [N, K], the share of each cell in the token; rows sum to 1, or 0 where it shows no place.
+        cells: float64 [N, K, 4], left, top, right, bottom in native pixels, within the medium.
+        weights: float64 [N, K], the share of each cell in the token; rows sum to 1, to less where the
+            rest shows padding, or 0 where it shows no place.
         frames: int64 [N, K], the sampled frame of each cell; 0 for images.
         views: int8 [N], NO_PLACE, HIRES, GLOBAL or ONLY.
     """
@@ -47,7 +48,7 @@ class Geometry:
 
         Overlapping parts: the largest coverage counts.
         """
-        best = np.zeros(len(self))
+        best = np.zeros_like(self.weights)
         areas = (self.cells[..., 2] - self.cells[..., 0]) * (self.cells[..., 3] - self.cells[..., 1])
         for part in parts:
             shared = np.ones_like(self.weights)
@@ -58,8 +59,8 @@ class Geometry:
                 shared = np.clip(width, 0, None) * np.clip(height, 0, None) / areas
             if part.frames is not None:
                 shared = shared * np.isin(self.frames, part.frames)
-            best = np.maximum(best, (self.weights * shared).sum(axis=1))
-        return best
+            best = np.maximum(best, shared)
+        return (self.weights * best).sum(axis=1)
 
     def of_view(self, view: str) -> np.ndarray:
         """bool [N]: the tokens that a view policy counts."""
@@ -70,9 +71,10 @@ class Geometry:
 
 def grid(shape: tuple[int, ...], rows: int, columns: int, *, view: int = ONLY, frame: int = 0) -> Geometry:
     """An image of shape [height, width, ...] stretched onto rows x columns tokens, row-major."""
-    top, left = (index.ravel() for index in np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij"))
-    dy, dx = shape[0] / rows, shape[1] / columns
-    cells = np.stack([left * dx, top * dy, (left + 1) * dx, (top + 1) * dy], axis=1)
+    row, column = (index.ravel() for index in np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij"))
+    # Multiplied first: index * (size / count) may land beside a whole pixel, where a neighbour's box would touch it.
+    y, x = (np.arange(count + 1) * size / count for size, count in zip(shape, (rows, columns), strict=False))
+    cells = np.stack([x[column], y[row], x[column + 1], y[row + 1]], axis=1)
     return single_cells(cells, view=view, frame=frame)
 
 

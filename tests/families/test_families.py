@@ -215,21 +215,6 @@ def test_another_familys_processor_is_refused(processor_of):
         FAMILIES["internvl"].prepare(processor_of("qwen3_vl"), example([page()], Evidence(0, (0, 0, 9, 9))))
 
 
-def test_a_single_image_of_llava_onevision_is_refused(processor_of):
-    with pytest.raises(ValueError, match="has one image.*Give two or more images"):
-        FAMILIES["llava_onevision"].prepare(
-            processor_of("llava_onevision"), example([page()], Evidence(0, (0, 0, 9, 9)))
-        )
-
-
-def test_tiles_of_internvl_are_refused(checkpoint):
-    processor = load_processor(checkpoint("internvl"))
-    processor.image_processor.crop_to_patches = True
-    processor.image_processor.max_patches = 4
-    with pytest.raises(ValueError, match="1 images became . tiles.*crop_to_patches = False"):
-        FAMILIES["internvl"].prepare(processor, example([page(64, 128)], Evidence(0, (0, 0, 9, 9))))
-
-
 def test_a_question_that_cannot_be_found_is_refused(processor_of):
     decomposed = "cafe\u0301?"  # the tokenizer composes it
     with pytest.raises(ValueError, match="is not in the rendered prompt"):

@@ -1,0 +1,134 @@
+"""ExampleSet: the rows of an annotated data set as Examples, made one at a time, with every row accounted for.
+
+A data set's own file yields Rows, which are cheap; only Row.build decodes media. So a broken row hurts no other, and
+an example that is not wanted costs no decoding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, TypeAlias
+
+from corehead_hf.data.example import Example
+from corehead_hf.data.report import Report
+
+Note: TypeAlias = Callable[[str, str], None]  # (reason, what happened): the example stays, but was changed
+
+
+class RowError(ValueError):
+    """A row that is wrong: raised, or counted under `reason` where on_error="skip"."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Excluded(Exception):
+    """A sound row without visual evidence that can be measured: counted under `reason`, never raised to the user."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Row:
+    """One question of a data set before its media are decoded.
+
+    Args:
+        where: file and row, for messages.
+        id: of its example, unique in the data set; None where the row is too broken to have one.
+        build: makes the example; raises ValueError or Excluded.
+    """
+
+    where: str
+    id: str | None
+    build: Callable[[Note], Example]
+
+
+def broken(where: str, error: ValueError) -> Row:
+    """A row that was found to be wrong before it could be built."""
+
+    def build(note: Note) -> Example:
+        raise error
+
+    return Row(where, None, build)
+
+
+class Source(Protocol):
+    """A data set on disk."""
+
+    name: ClassVar[str]
+
+    def iter_rows(self) -> Iterator[Row]:
+        """Its rows from the beginning, in an order that never changes."""
+
+
+class ExampleSet:
+    """An iterable of Examples; iterating again starts again.
+
+    Attributes:
+        report: what became of the rows in the iteration that was started last; logged when that ends.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        on_error: str = "raise",
+        limit: int | None = None,
+        done: Collection[str] = frozenset(),
+    ) -> None:
+        if on_error not in ("raise", "skip"):
+            raise ValueError(f"on_error={on_error!r} was given; it is 'raise' or 'skip'.")
+        if limit is not None and limit < 1:
+            raise ValueError(f"limit={limit} was given; it counts examples, at least 1, or is None for all.")
+        self.source, self.on_error, self.limit, self.done = source, on_error, limit, done
+        self.report = Report(source.name)
+
+    def without(self, ids: Collection[str]) -> ExampleSet:
+        """The same set less the examples with these ids, whose media are not decoded; they still count for limit."""
+        return ExampleSet(self.source, on_error=self.on_error, limit=self.limit, done=frozenset(self.done) | set(ids))
+
+    def __iter__(self) -> Iterator[Example]:
+        report = self.report = Report(self.source.name)
+        try:
+            yield from self._examples(report)
+        finally:
+            report.log()
+
+    def __repr__(self) -> str:
+        return f"ExampleSet({self.source!r}, on_error={self.on_error!r}, limit={self.limit})"
+
+    def _examples(self, report: Report) -> Iterator[Example]:
+        seen: set[str] = set()
+        for row in self.source.iter_rows():
+            known = row.id in self.done
+            changes: list[tuple[str, str]] = []
+
+            def note(reason: str, what: str, where: str = row.where, changes: list[Any] = changes) -> None:
+                changes.append((reason, f"{where}: {what}"))
+
+            try:
+                if row.id in seen:
+                    raise RowError("duplicate_id", f"the id {row.id!r} stands in an earlier row too")
+                if row.id is not None:
+                    seen.add(row.id)
+                example = None if known else row.build(note)
+            except Excluded as why:
+                report.skip(why.reason, f"{row.where}: {why}")
+                continue
+            except ValueError as error:
+                if self.on_error == "raise":
+                    hint = "Mend the row, or take on_error='skip' to leave such rows out and count them."
+                    raise ValueError(f"{row.where}: {error} {hint}") from error
+                report.skip(getattr(error, "reason", "bad_row"), f"{row.where}: {error}")
+                continue
+            if example is None:
+                report.skip("done_before", f"{row.where}: {row.id}")
+            else:
+                report.accept(changes)
+                yield example
+            if self.limit is not None and report.yielded + report.skipped["done_before"] >= self.limit:
+                return

@@ -1,0 +1,98 @@
+"""Frames of video files through PyAV, by their number in presentation order.
+
+Frames are decoded from the beginning and counted, which is exact for every codec; seeking by time is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from corehead_hf.data.example import Video
+from corehead_hf.data.example_set import RowError
+
+
+def sample_evenly(first: int, last: int, count: int) -> tuple[int, ...]:
+    """At most `count` frame numbers from first to last, both included: round(linspace(first, last, T)), rising."""
+    if not 0 <= first <= last or count < 1:
+        raise ValueError(f"{count} frames of {first}..{last} were asked; give 0 <= first <= last and count >= 1.")
+    total = min(count, last - first + 1)
+    return tuple(int(number) for number in np.rint(np.linspace(first, last, total)))
+
+
+def frame_times(path: Path) -> np.ndarray:
+    """Seconds from the first frame at which each frame is shown, rising, float64 [frames]; reads no pixels."""
+    with _opened(path) as (container, stream):
+        stamps = [packet.pts for packet in container.demux(stream) if packet.size and packet.pts is not None]
+        if not stamps:
+            raise RowError("corrupt_media", f"the video {path} holds no frames with a time.")
+        times = np.sort(np.array(stamps, dtype=np.float64)) * float(stream.time_base)
+        return times - times[0]
+
+
+def frame_count(path: Path) -> int:
+    """Frames in the file, counted, not as its header claims."""
+    return len(frame_times(path))
+
+
+def frame_rate(path: Path) -> float:
+    """Average frames per second."""
+    with _opened(path) as (_, stream):
+        rate = stream.average_rate or stream.guessed_rate
+        if not rate:
+            raise RowError("corrupt_media", f"the video {path} tells no frame rate.")
+        return float(rate)
+
+
+def read_frames(path: Path, frame_ids: Sequence[int]) -> np.ndarray:
+    """The frames with these numbers, in their native size.
+
+    Args:
+        frame_ids: numbers from 0, strictly rising.
+
+    Returns:
+        uint8 [F, height, width, 3], RGB, as stored: a rotation in the file's metadata is not applied.
+
+    Raises:
+        RowError: the file is missing, broken, or ends before the last of these frames.
+    """
+    ids = list(frame_ids)
+    if not ids or ids[0] < 0 or any(later <= earlier for earlier, later in zip(ids, ids[1:], strict=False)):
+        raise ValueError(f"frame_ids {ids} were asked of {path}; give numbers from 0, strictly rising.")
+    wanted, frames, decoded = set(ids), [], 0
+    with _opened(path) as (container, stream):
+        stream.thread_type = "AUTO"
+        for frame in container.decode(stream):
+            if decoded in wanted:
+                frames.append(frame.to_ndarray(format="rgb24"))
+            decoded += 1
+            if len(frames) == len(ids):
+                return np.stack(frames)
+    raise RowError("frames_out_of_range", f"frame {ids[len(frames)]} was asked of {path}, which has {decoded} frames.")
+
+
+def read_video(path: Path, frames: int | Sequence[int]) -> Video:
+    """A Video of so many frames, spread evenly over the file, or of the frames with these numbers."""
+    ids = sample_evenly(0, frame_count(path) - 1, frames) if isinstance(frames, int) else tuple(frames)
+    return Video(read_frames(path, ids), fps=frame_rate(path), frame_ids=ids)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
+    try:
+        import av
+    except ImportError as error:
+        raise ImportError("Reading videos needs PyAV: pip install 'corehead-hf[video]'.") from error
+    if not path.is_file():
+        raise RowError("missing_media", f"the video {path} does not exist.")
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise RowError("corrupt_media", f"{path} holds no video.")
+            yield container, container.streams.video[0]
+    except av.error.FFmpegError as error:
+        raise RowError("corrupt_media", f"the video {path} cannot be decoded: {error}.") from error

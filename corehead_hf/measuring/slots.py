@@ -1,0 +1,104 @@
+"""Slots: the places of a data set in order, each with the means to make its example.
+
+An ExampleSet's rows are cheap and only building one decodes media, so a process builds no example that another process
+or an earlier run has measured. Any other iterable holds its examples ready made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, fields, is_dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from corehead_hf.data.example import Example
+from corehead_hf.data.example_set import ExampleSet, Excluded, Row
+from corehead_hf.measuring.outcome import Outcome
+
+Changes = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Slot:
+    """One place of the data: its example can be built, once it is known to be needed."""
+
+    index: int
+    id: str | None
+    build: Callable[[], tuple[Example, Changes]]
+
+
+class NoExample(Exception):
+    """A row that gives no example and is left out; `kind` counts it in the data set's report."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+def slots(examples: Iterable[Example]) -> Iterator[Slot]:
+    """The slots of any iterable of Examples.
+
+    Raises:
+        ValueError: an id stands twice, or what the iterable itself raises.
+    """
+    if isinstance(examples, ExampleSet) and not examples.done:
+        seen: set[str] = set()
+        for index, row in enumerate(examples.source.iter_rows()):
+            build = partial(_build, row, row.id in seen, examples.on_error)
+            # A row that repeats an id has none of its own.
+            yield Slot(index, None if row.id in seen else row.id, build)
+            if row.id is not None:
+                seen.add(row.id)
+        return
+    places: dict[str, int] = {}
+    for index, example in enumerate(examples):
+        if example.id in places:
+            raise ValueError(
+                f"example {example.id!r} stands at {places[example.id]} and at {index} of the data; ids are unique, "
+                "give each its own."
+            )
+        places[example.id] = index
+        yield Slot(index, example.id, partial(_ready, example))
+
+
+def data_options(examples: Iterable[Example]) -> dict[str, Any]:
+    """What makes other examples of the same ids: an ExampleSet's options, without where it lies and how much of it."""
+    if not isinstance(examples, ExampleSet) or not is_dataclass(examples.source):
+        return {}
+    options = {item.name: getattr(examples.source, item.name) for item in fields(examples.source)}
+    return {
+        f"data {name}": value if isinstance(value, (str, int, float, type(None))) else repr(value)
+        for name, value in options.items()
+        if name != "num_examples" and not isinstance(value, Path)
+    }
+
+
+def _ready(example: Example) -> tuple[Example, Changes]:
+    return example, ()
+
+
+def _build(row: Row, repeated: bool, on_error: str) -> tuple[Example, Changes]:
+    """A row's example as ExampleSet makes it."""
+    changes: list[tuple[str, str]] = []
+    try:
+        if repeated:
+            raise ValueError(f"the id {row.id!r} stands in an earlier row too")
+        example = row.build(lambda kind, what: changes.append((kind, f"{row.where}: {what}")))
+    except Excluded as why:
+        raise NoExample(why.reason, f"{row.where}: {why}") from why
+    except ValueError as error:
+        if on_error == "raise":
+            hint = "Mend the row, or take on_error='skip' to leave such rows out and count them."
+            raise ValueError(f"{row.where}: {error} {hint}") from error
+        kind = "duplicate_id" if repeated else getattr(error, "reason", "bad_row")
+        raise NoExample(kind, f"{row.where}: {error}") from error
+    return example, tuple(changes)
+
+
+def note_in_report(report: Any, outcome: Outcome) -> None:
+    """Count an outcome in the data set's report, as iterating over the set would."""
+    if outcome.row_error is None:
+        report.accept(list(outcome.changes))
+    else:
+        report.skip(outcome.row_error, outcome.reason)
