@@ -1,14 +1,20 @@
 """What every test file shares: no network, fixtures over the supported variants, marker handling."""
 
 import os
+from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers reads it
+# what `corehead autotune` once measured on this machine is no part of the tests
+os.environ["HF_ASSETS_CACHE"] = str(Path(__file__).parent / "no_such_folder")
 
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+
+if not torch.cuda.is_available():  # before triton is imported: kernels then run interpreted, on the CPU
+    os.environ["TRITON_INTERPRET"] = "1"
+
 import transformers
 from tiny_models import VARIANTS, build
 

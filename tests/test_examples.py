@@ -30,6 +30,12 @@ def test_measure_head_map(tmp_path):
     assert (tmp_path / "map" / "head_map.safetensors").exists()
 
 
+def test_hybrid_prefill():
+    short, long = run("05_hybrid_prefill.py", "--lengths", "64", "1300").splitlines()
+    assert short.startswith("64 tokens: dense") and "on 'banded', 0 of 3 layers stream" in short
+    assert long.startswith("1300 tokens: dense")
+
+
 @pytest.mark.parametrize("family", ["qwen3_vl", "llava_onevision", "internvl"])
 def test_training_writes_a_checkpoint_that_loads(tmp_path, family):
     import transformers

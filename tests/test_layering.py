@@ -22,6 +22,7 @@ LEVELS = {
     "head_map": 2,
     "modes": 2,
     "processor": 2,
+    "fusion": 3,
     "patching": 3,
     "model": 4,
     "analysis": 5,
