@@ -15,6 +15,9 @@ import torch
 if not torch.cuda.is_available():  # before triton is imported: kernels then run interpreted, on the CPU
     os.environ["TRITON_INTERPRET"] = "1"
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers side by side share the cores
+    torch.set_num_threads(1)
+
 import transformers
 from tiny_models import VARIANTS, build
 

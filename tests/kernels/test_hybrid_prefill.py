@@ -272,23 +272,24 @@ def test_a_narrow_window_changes_streaming_heads_and_no_other(device):
 
 
 @pytest.mark.exhaustive
+@pytest.mark.timeout(3600)
 @on_device
 def test_error_of_drawn_shapes(device):
     hypothesis = pytest.importorskip("hypothesis")
     from hypothesis import strategies as st
 
-    @hypothesis.settings(max_examples=300, deadline=None, derandomize=True, database=None)
+    @hypothesis.settings(max_examples=100, deadline=None, derandomize=True, database=None)
     @hypothesis.given(st.data())
     def check(data):
         draw = lambda *choices: data.draw(st.sampled_from(choices))  # noqa: E731
-        S = data.draw(st.integers(1, 260))
+        S = data.draw(st.integers(1, 200))
         T = data.draw(st.one_of(st.just(S), st.integers(1, S)))
-        G, Hkv, B = draw(1, 2, 4, 7, 8), draw(1, 2), draw(1, 2, 3)
+        (G, Hkv), B = draw((1, 1), (1, 3), (2, 2), (4, 1), (4, 2), (7, 1)), draw(1, 2)
         dense = data.draw(st.sets(st.integers(0, G * Hkv - 1)))
         c = case(T, S, G=G, Hkv=Hkv, B=B, D=draw(16, 32), device=device, dense=dense)
         starts = data.draw(st.none() | st.lists(st.integers(0, S), min_size=B, max_size=B))
         kind = data.draw(st.sampled_from(sorted(KINDS)))
-        blocks = draw(16, 32, 64), draw(16, 32, 64)
+        blocks = draw(32, 64), draw(16, 32, 64)
         tile = Tile(*blocks, 4, 2, descriptors=kind != "pointers", warp_specialize=kind == "warp_specialized")
         sink = data.draw(st.integers(0, 300) | st.sampled_from((16, 32, 64, 128)))
         window = data.draw(st.integers(1, 300) | st.sampled_from((1, 32, 64)))
