@@ -1,9 +1,10 @@
 """How the Triton kernel cuts its work, per architecture: a small table, the origin of its numbers, and a memory guard.
 
 Every row was compiled ahead of time, without a GPU, by Triton 3.6.0 and 3.9.0 (tests/kernels/test_compile.py does it
-again): no register spills (float32 on sm_80 with a sink that cuts a key block: 8 B), shared memory under the chip's limit, on sm_90 warp-group MMA (HGMMA), and TMA where
-`descriptors` is set. Which of the rows that pass is fastest was not measured: the order follows the register and
-occupancy figures, and `corehead autotune` finds out on a given GPU. What was seen while compiling:
+again): no register spills (float32 on sm_80 with a sink that cuts a key block: 8 B), shared memory under the chip's
+limit, on sm_90 warp-group MMA (HGMMA), and TMA where `descriptors` is set. Which of the rows that pass is fastest was
+not measured: the order follows the register and occupancy figures, and `corehead autotune` finds out on a given GPU.
+What was seen while compiling:
 
 * Descriptors (TMA) only on sm_90 and sm_100. On sm_80 Triton turns them into plain loads without cp.async and spills
   0.5 KB and more; sm_120 has TMA but no warp-group MMA, and spills too.
