@@ -1,250 +1,169 @@
-"""Time of one layer's prefill attention: torch's dense kernels beside the hybrid one, in one interleaved run.
+"""Time of one layer's prefill attention: dense kernels, the hybrid ones and their peers, in one interleaved run.
 
     python -m benchmarks.bench_hybrid_attention --device cpu --lengths 2048 8192 --dense-heads 0 1
 
-Checks sampled rows against float64 first and refuses to time a wrong result. Appends rows to
-results/hybrid_attention.csv; README.md says how to read them.
+Checks sampled rows against float64 first and does not time a wrong result. Appends rows to hybrid_attention.csv;
+README.md says how to read them.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import csv
-import datetime
 import functools
-import importlib.metadata
-import importlib.util
-import os
-import platform
-import subprocess
-import timeit
-from collections.abc import Callable
-from pathlib import Path
+import time
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.functional import scaled_dot_product_attention
 
-from corehead_hf import reference
-from corehead_hf.kernels import hybrid_attention
-
-RESULTS = Path(__file__).parent / "results" / "hybrid_attention.csv"
-COLUMNS = (
-    "date commit gpu torch triton transformers kind model n keep sink window provider "
-    "p20_ms p50_ms p80_ms tflops peak_mem_gb"
-).split()
-WARM_UPS = 2
-SAMPLED_ROWS = 16
-Case = tuple[str, int]  # provider, number of dense heads
-Call = Callable[[], torch.Tensor]
+from benchmarks import peers
+from benchmarks.harness import Case, leave_out, reason
+from benchmarks.peers import PEERS, Problem
+from benchmarks.roofline import attention_flops
+from benchmarks.row_check import RowCheck
+from benchmarks.session import Run, add_arguments, check_arguments, origin, wanted
+from corehead_hf.kernels import BACKENDS, cost, hybrid_attention, resolve_backend
 
 
-def parse() -> argparse.Namespace:
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--dtype", default="float32", choices=["float32", "float16", "bfloat16"])
     parser.add_argument("--lengths", type=int, nargs="+", default=[2048, 8192, 16384])
     parser.add_argument("--heads", type=int, default=8)
     parser.add_argument("--kv-heads", type=int, default=2)
     parser.add_argument("--head-dim", type=int, default=128)
     parser.add_argument("--dense-heads", type=int, nargs="+", default=[0], help="how many; one case each")
+    parser.add_argument("--peer-heads", type=int, nargs="*", help="of these, what peers run too; default: all")
     parser.add_argument("--window", type=int, default=1024)
     parser.add_argument("--sink", type=int, default=128)
-    parser.add_argument("--repeats", type=int, default=5, help="timed calls per case, at least 5")
-    args = parser.parse_args()
-    if args.repeats < 5:
-        parser.error(f"--repeats {args.repeats} was asked for - p20 and p80 need 5 - pass 5 or more.")
+    parser.add_argument("--backends", nargs="*", help="of kernels.hybrid_attention, each as a provider of its own")
+    add_arguments(parser)
+    args = check_arguments(parser, parser.parse_args(argv))
     if max(args.dense_heads) > args.heads:
         parser.error(f"--dense-heads {max(args.dense_heads)} was asked for - there are {args.heads} heads.")
+    args.peer_heads = args.dense_heads if args.peer_heads is None else args.peer_heads
     return args
 
 
-def random_inputs(args: argparse.Namespace, n: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def random_inputs(args: argparse.Namespace, n: int) -> tuple[torch.Tensor, ...]:
+    """Query as the projection gives it, a view of [1, n, Hq, D]; key and value as the cache gives them."""
     generator = torch.Generator(args.device).manual_seed(n)
-    dtype = getattr(torch, args.dtype)
-
-    def draw(heads: int) -> torch.Tensor:
-        return torch.randn(1, heads, n, args.head_dim, generator=generator, device=args.device, dtype=dtype)
-
-    return draw(args.heads), draw(args.kv_heads), draw(args.kv_heads)
+    options = {"generator": generator, "device": args.device, "dtype": getattr(torch, args.dtype)}
+    query = torch.randn(1, n, args.heads, args.head_dim, **options).transpose(1, 2)
+    key, value = (torch.randn(1, args.kv_heads, n, args.head_dim, **options) for _ in range(2))
+    return query, key, value
 
 
-def dense_set(args: argparse.Namespace, count: int) -> torch.Tensor:
+def dense_set(heads: int, count: int) -> torch.Tensor:
     """bool [Hq] with `count` True, scattered over the kv heads as CoRe heads are."""
-    heads = torch.zeros(args.heads, dtype=torch.bool)
-    heads[torch.randperm(args.heads, generator=torch.Generator().manual_seed(0))[:count]] = True
-    return heads
+    chosen = torch.zeros(heads, dtype=torch.bool)
+    chosen[torch.randperm(heads, generator=torch.Generator().manual_seed(0))[:count]] = True
+    return chosen
 
 
-def make_cases(args: argparse.Namespace, qkv: tuple[torch.Tensor, ...]) -> dict[Case, Call]:
-    query, key, value = qkv
+def dense_cases(args: argparse.Namespace, problem: Problem) -> list[Case]:
+    found = dict(peers.dense_providers(args.device, args.dtype))
+    if args.device.type == "cuda" and args.dtype != "float32":
+        for version in ("FA4", "FA3"):
+            try:
+                found[f"dense_{version.lower()}"] = peers.flash_attention_provider(version)
+            except ImportError as error:
+                leave_out(f"dense_{version.lower()}", reason(error))
+    flops = attention_flops(args.heads, args.heads, args.head_dim, problem.n, args.sink, args.window)
+    call = functools.partial(peers.dense, problem)
+    return [Case(name, 1.0, None, None, flops, call, around) for name, around in found.items()]
 
-    def dense(*backends: SDPBackend) -> torch.Tensor:
-        gqa = args.heads != args.kv_heads
-        with sdpa_kernel(list(backends)) if backends else contextlib.nullcontext():
-            return scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=gqa)
 
-    def hybrid(heads: torch.Tensor) -> torch.Tensor:
-        settings = {"sink_size": args.sink, "window_size": args.window, "scaling": args.head_dim**-0.5}
-        return hybrid_attention(query, key, value, heads, **settings, backend="banded")
+def hybrid_backends(args: argparse.Namespace) -> dict[str, str]:
+    """Provider -> backend: "hybrid" is what "auto" picks on CUDA; on a CPU the provider carries the backend's name."""
+    picked = resolve_backend("auto", args.device)
+    own = args.backends
+    if own is None:
+        own = [name for name in BACKENDS if name.startswith("triton_")] if args.device.type == "cuda" else []
+    return {"hybrid" if args.device.type == "cuda" else picked: "auto"} | {name: name for name in own}
 
-    cases: dict[Case, Call] = {}
-    if torch.device(args.device).type == "cuda" and args.dtype != "float32":
-        cases["dense_flash", args.heads] = functools.partial(dense, SDPBackend.FLASH_ATTENTION)
-        cases["dense_cudnn", args.heads] = functools.partial(dense, SDPBackend.CUDNN_ATTENTION)
-    else:
-        cases["dense", args.heads] = dense
-    for count in args.dense_heads:
-        cases["banded", count] = functools.partial(hybrid, dense_set(args, count))
+
+def auto_runs(args: argparse.Namespace, n: int, count: int) -> str:
+    """The backend that "auto" stands for, and for triton how it launches."""
+    backend = resolve_backend("auto", args.device)
+    if backend != "triton":
+        return backend
+    rates = cost.rates_of(args.device, getattr(torch, args.dtype))
+    plan = cost.plan(n, n, count, args.heads, args.head_dim, args.sink, args.window, rates)
+    way = "two launches" if plan == "two_launches" else "one launch"
+    return f"{backend} in {way}" + (", a model would run dense" if plan == "dense" else "")
+
+
+def hybrid(problem: Problem, backend: str) -> torch.Tensor:
+    sizes = {"sink_size": problem.sink, "window_size": problem.window, "scaling": problem.scaling}
+    return hybrid_attention(*problem.qkv, problem.heads, **sizes, backend=backend)
+
+
+def sparse_cases(args: argparse.Namespace, problem: Problem, count: int) -> list[Case]:
+    """The hybrid kernels and, for the head counts of --peer-heads, their peers."""
+    flops = attention_flops(args.heads, count, args.head_dim, problem.n, args.sink, args.window)
+    setting = (count / args.heads, args.sink, args.window, flops)
+    cases = [
+        Case(provider, *setting, functools.partial(hybrid, problem, backend))
+        for provider, backend in hybrid_backends(args).items()
+    ]
+    for name, (build, needs_cuda) in PEERS.items():
+        here = count in args.peer_heads and (args.device.type == "cuda" or not needs_cuda)
+        if not here or not wanted(args, name):
+            continue
+        try:
+            cases.append(Case(name, *setting, build(problem)))
+        except Exception as error:  # not installed, or its import fails in this environment
+            leave_out(f"{name} with {count} dense heads", reason(error))
     return cases
 
 
-def check(args: argparse.Namespace, qkv: tuple[torch.Tensor, ...], result: torch.Tensor, count: int) -> None:
-    """Refuses a result whose error on sampled rows is over twice that of torch in the same dtype."""
-    query, key, value = qkv
-    n, group = query.shape[2], args.heads // args.kv_heads
-    heads, scaling = dense_set(args, count), args.head_dim**-0.5
-    rows = torch.randperm(n, generator=torch.Generator().manual_seed(0))[: SAMPLED_ROWS - 1].tolist() + [n - 1]
-    ours = theirs = 0.0
-    for p in rows:
-        # row p of a prefill is the one query of a prefill that ends there
-        q, k, v = query[:, :, p : p + 1], key[:, :, : p + 1], value[:, :, : p + 1]
-        sizes = {"sink_size": args.sink, "window_size": args.window}
-        truth = reference.hybrid_attention(q, k, v, heads, **sizes, scaling=scaling)
-        mask = reference.hybrid_mask(heads, 1, p + 1, args.sink, args.window).to(q.device)
-        k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
-        same_dtype = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling).transpose(1, 2)
-        ours += (result[:, p : p + 1] - truth).square().sum().item()
-        theirs += (same_dtype - truth).square().sum().item()
-    if not ours <= 4 * theirs:
-        raise RuntimeError(
-            f"banded with {count} dense heads at n={n}: error {ours**0.5:.2e}, torch's {theirs**0.5:.2e} - "
-            "a wrong result is not timed - run the tests."
-        )
+def checked(cases: list[Case], problem: Problem) -> tuple[list[Case], bool]:
+    """The cases whose sampled rows are right, and whether all that ran were."""
+    right, all_right = [], True
+    truth = RowCheck(problem)
+    for case in cases:
+        why, start = None, time.monotonic()
+        try:
+            with case.around():
+                wrong = truth.refuse(case.call())
+            why, all_right = wrong, all_right and wrong is None
+        except Exception as error:
+            why = reason(error)
+        if why is None:
+            right.append(case)
+            if time.monotonic() - start > 5:
+                print(f"  {case}: first call {time.monotonic() - start:.0f} s, compilation included", flush=True)
+        else:
+            leave_out(case, why)
+    return right, all_right
 
 
-def timed(call: Call, device: torch.device) -> float:
-    """Milliseconds of one call."""
-    if device.type != "cuda":
-        return 1e3 * timeit.timeit(call, number=1)
-    start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    torch.cuda.synchronize()
-    start.record()
-    call()
-    stop.record()
-    torch.cuda.synchronize()
-    return start.elapsed_time(stop)
+def time_length(args: argparse.Namespace, run: Run, n: int) -> bool:
+    """Times one length; returns whether every result was right."""
+    inputs = random_inputs(args, n)
+    everything = Problem(*inputs, torch.ones(args.heads, dtype=torch.bool), args.sink, args.window)
+    cases, all_right = checked(dense_cases(args, everything), everything)
+    for count in args.dense_heads:
+        problem = Problem(*inputs, dense_set(args.heads, count), args.sink, args.window)
+        print(f"  auto with {count} dense heads: {auto_runs(args, n, count)}", flush=True)
+        found, right = checked(sparse_cases(args, problem, count), problem)
+        cases, all_right = cases + found, all_right and right
+    run.length(n, cases)
+    return all_right
 
 
-def leave_out(cases: dict, case: Case, error: RuntimeError) -> None:
-    print(f"  {case} left out: {str(error).splitlines()[0]}", flush=True)
-    del cases[case]
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-def measure(args: argparse.Namespace, cases: dict[Case, Call]) -> dict[Case, dict]:
-    """Milliseconds and peak memory per case; the cases take turns, so that noise hits all alike."""
-    device = torch.device(args.device)
-    found: dict[Case, dict] = {case: {"ms": [], "peak": None} for case in cases}
-    for turn in range(WARM_UPS + args.repeats):
-        for case in list(found) if turn % 2 else list(found)[::-1]:
+def main(argv: list[str] | None = None) -> int:
+    args = parse(argv)
+    model = f"{args.heads}q{args.kv_heads}kv d{args.head_dim} {args.dtype}"
+    run = Run("attention", model, args, origin(args.device, args.commit))
+    run.header()
+    results = []
+    with torch.no_grad():
+        for n in args.lengths:
             try:
-                if device.type == "cuda":
-                    torch.cuda.reset_peak_memory_stats()
-                ms = timed(cases[case], device)
-            except RuntimeError as error:  # out of memory, or a kernel that this torch lacks
-                leave_out(found, case, error)
-                continue
-            if turn >= WARM_UPS:
-                found[case]["ms"].append(ms)
-                if device.type == "cuda":
-                    found[case]["peak"] = max(torch.cuda.max_memory_allocated() / 2**30, found[case]["peak"] or 0)
-    return found
-
-
-def needed_flops(args: argparse.Namespace, n: int, dense_heads: int) -> float:
-    """Two products of 2 * D per (query, key) pair that the mask lets through, and no other pair."""
-    p = torch.arange(1, n + 1, dtype=torch.float64)  # keys a dense query sees
-    streaming = p.clamp(max=args.window) + (p - args.window).clamp(min=0, max=args.sink)
-    return 4 * args.head_dim * float(dense_heads * p.sum() + (args.heads - dense_heads) * streaming.sum())
-
-
-def machine(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    threads = f"{torch.get_num_threads()} of {os.cpu_count()} cores"
-    return f"{device.type} ({threads}, {names[0] if names else platform.processor()})"
-
-
-def origin(device: torch.device) -> dict[str, str]:
-    """The columns that say where and when; one value per run."""
-
-    def version(package: str) -> str:
-        return importlib.metadata.version(package) if importlib.util.find_spec(package) else ""
-
-    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=RESULTS.parent, capture_output=True, text=True)
-    return {
-        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "commit": git.stdout.strip() or "none",
-        "gpu": machine(device),
-        "torch": torch.__version__,
-        "triton": version("triton"),
-        "transformers": version("transformers"),
-    }
-
-
-def report(args: argparse.Namespace, n: int, found: dict[Case, dict], where: dict[str, str]) -> None:
-    """Appends the rows of one length to the CSV, prints them with their ratio to the better dense kernel."""
-    new = not RESULTS.exists()
-    quantiles = torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64)
-    times = {c: torch.tensor(f["ms"], dtype=torch.float64).quantile(quantiles).tolist() for c, f in found.items()}
-    best = min((t[1] for (provider, _), t in times.items() if provider.startswith("dense")), default=float("nan"))
-    with RESULTS.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        if new:
-            writer.writeheader()
-        for (provider, count), (p20, p50, p80) in times.items():
-            peak = found[provider, count]["peak"]
-            hybrid = provider == "banded"
-            row = {
-                "kind": "attention",
-                "model": f"{args.heads}q{args.kv_heads}kv d{args.head_dim} {args.dtype}",
-                "n": n,
-                "keep": round(count / args.heads, 4),
-                "sink": args.sink if hybrid else "",
-                "window": args.window if hybrid else "",
-                "provider": provider,
-                "p20_ms": f"{p20:.3f}",
-                "p50_ms": f"{p50:.3f}",
-                "p80_ms": f"{p80:.3f}",
-                "tflops": f"{needed_flops(args, n, count) / p50 / 1e9:.3f}",
-                "peak_mem_gb": "" if peak is None else f"{peak:.2f}",
-            }
-            writer.writerow(where | row)
-            print(f"{n:8d}  {provider:12s} {count:4d}  {p20:10.2f} {p50:10.2f} {p80:10.2f}  {best / p50:6.2f}x")
-
-
-def main() -> None:
-    args = parse()
-    device = torch.device(args.device)
-    where = origin(device)
-    print(f"{where['gpu']}, torch {where['torch']}, {args.dtype}")
-    print("       n  provider     dense      p20 ms     p50 ms     p80 ms  better dense / p50")
-    for n in args.lengths:
-        qkv = random_inputs(args, n)
-        cases = make_cases(args, qkv)
-        for case in [case for case in cases if case[0] == "banded"]:
-            try:
-                check(args, qkv, cases[case](), case[1])
+                results.append(time_length(args, run, n))
             except torch.OutOfMemoryError as error:
-                leave_out(cases, case, error)
-        report(args, n, measure(args, cases), where)
+                leave_out(f"n={n}", reason(error))
+    return 0 if all(results) else 1
 
 
 if __name__ == "__main__":
-    with torch.inference_mode():
-        main()
+    raise SystemExit(main())

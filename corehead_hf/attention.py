@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import sys
+import types
 from typing import Any, ClassVar
 
 import torch
@@ -108,6 +109,17 @@ def core_class(native_class: type[nn.Module]) -> type:
     """The CoRe-aware subclass of a native attention class, e.g. CoReQwen3VLTextAttention."""
     body = {"__module__": __name__, "__doc__": CoReAttention.__doc__, "native_class": native_class}
     return type("CoRe" + native_class.__name__, (CoReAttention, native_class), body)
+
+
+def swap_class(module: Any, new_class: Any) -> None:
+    """Give a live module another class, also where its forward is bound on the instance."""
+    old_forward, new_forward = type(module).forward, new_class.forward
+    module.__class__ = new_class
+    # Output recording of transformers <= 5.0 and accelerate's hooks leave a bound copy of forward on the instance.
+    for name in ("forward", "_old_forward"):
+        bound = module.__dict__.get(name)
+        if isinstance(bound, types.MethodType) and bound.__self__ is module and bound.__func__ is old_forward:
+            module.__dict__[name] = types.MethodType(new_forward, module)
 
 
 def core_attention(

@@ -76,6 +76,11 @@ class AttentionCall:
         return self.kwargs["scaling"]
 
     @property
+    def implementation(self) -> str:
+        """The user's dense backend: "sdpa", "eager", "flash_attention_2", ..."""
+        return self.module.__dict__["config"]._attn_implementation
+
+    @property
     def num_queries(self) -> int:
         return self.query.shape[2]
 

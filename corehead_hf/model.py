@@ -6,13 +6,15 @@ import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from corehead_hf.attention_call import CoReState, Mode
+from corehead_hf.fusion import install_fusion, is_fused, uninstall_fusion
 from corehead_hf.head_map import HeadMap
 from corehead_hf.kernels import check_sizes, resolve_backend
+from corehead_hf.kernels.cost import rates_of
 from corehead_hf.modes import AblateHeads, HybridPrefill, RecordAttention, RecordOutputs
 from corehead_hf.patching import native_model, uninstall_core
 
@@ -56,10 +58,13 @@ class CoReModelMixin:
         window_size: int = 2048,
         chunked: bool = False,
         backend: str = "auto",
+        dense_below: int | Literal["auto"] = "auto",
+        fuse: bool = False,
     ) -> None:
         """Prefill with few dense heads from now on, until disable_hybrid(); called again, it replaces the settings.
 
-        Prompts of at most window_size tokens run native dense attention, where nothing would differ.
+        Prompts of at most window_size tokens run native dense attention, where nothing would differ, and so do, with
+        dense_below="auto", layers in which hybrid attention is not estimated to be faster on this machine.
 
         Args:
             keep: the dense heads as a share in (0, 1] of all heads or as a count: the top ones of the loaded head map.
@@ -68,6 +73,12 @@ class CoReModelMixin:
             chunked: also treat T > 1 calls on a filled cache as prefill (chunked prefill, a second turn). Leave it off
                 with speculative decoding, whose verification steps look the same.
             backend: of kernels.hybrid_attention; "auto" takes the fastest for the device.
+            dense_below: calls with fewer key tokens run plain dense attention. "auto" decides layer by layer from the
+                length and the layer's dense heads (kernels.cost; `corehead autotune` measures the rates it uses) and
+                says so once. 0 streams at any length beyond the window: for studies, and for small models.
+            fuse: also run norms, rotary positions and SiLU as fused kernels, and the last layer for the last token
+                only where no more is asked for: the same to rounding, in dense prefill and decode as well. Without
+                Triton (a CPU) only norms and the last layer change. Not where gradients are needed.
 
         Raises:
             ValueError: keep without a head map, keep and heads both or neither, a value out of range, an unknown
@@ -86,20 +97,29 @@ class CoReModelMixin:
             assert heads is not None
             dense = self._as_heads(heads)
         check_sizes(sink_size, window_size)
+        if dense_below != "auto" and (not isinstance(dense_below, int) or dense_below < 0):
+            raise ValueError(f'dense_below={dense_below!r} was given; it is a number of tokens from 0, or "auto".')
         layer_types = getattr(self._text_config(), "layer_types", None) or []
         if "sliding_attention" in layer_types:
             raise ValueError(
                 "hybrid prefill is for models whose layers all attend fully; this one has "
                 f"{layer_types.count('sliding_attention')} natively sliding layers."
             )
-        resolved = resolve_backend(backend, native_model(self).device)
+        native, config = native_model(self), self._text_config()
+        resolved = resolve_backend(backend, native.device)
+        rates = rates_of(native.device, native.dtype)
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         self.disable_hybrid()
-        mode = HybridPrefill(dense, sink_size, window_size, chunked, resolved)
+        if fuse:
+            install_fusion(native_model(self))
+        mode = HybridPrefill(dense, sink_size, window_size, chunked, resolved, dense_below, rates, head_dim)
         self.core_state.add(mode)
         logger.info("hybrid prefill: %d of %d heads dense, backend %s", int(dense.sum()), dense.numel(), resolved)
 
     def disable_hybrid(self) -> None:
-        """Back to native prefill; nothing happens where hybrid prefill is off."""
+        """Back to native prefill and native kernels; nothing happens where hybrid prefill is off."""
+        if is_fused(native_model(self)):
+            uninstall_fusion(native_model(self))
         for mode in [m for m in self.core_state.modes if isinstance(m, HybridPrefill)]:
             self.core_state.remove(mode)
 
@@ -154,6 +174,7 @@ class CoReModelMixin:
 
     def uninstall_core(self) -> None:
         """Give the model back exactly as it came; turns every mode off."""
+        self.disable_hybrid()
         uninstall_core(self)
 
     @contextmanager

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import functools
 import inspect
-import types
 from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
 from transformers import AttentionInterface
 
-from corehead_hf.attention import NAME, CoReAttention, core_attention, core_class
+from corehead_hf.attention import NAME, CoReAttention, core_attention, core_class, swap_class
 from corehead_hf.attention_call import CoReState
 from corehead_hf.families import Family, family_of
 
@@ -70,10 +69,10 @@ def install_core(model: Any, mixin: type) -> None:
     AttentionInterface.register(NAME, core_attention)
     state = CoReState()
     for module in attentions:
-        _swap_class(module, core_class(type(module)))  # type: ignore[arg-type]
+        swap_class(module, core_class(type(module)))  # type: ignore[arg-type]
         module.core_state = state
     family.text_model(native_model(model)).register_forward_pre_hook(_prepare_text_call, with_kwargs=True)
-    _swap_class(model, _mixed_class(type(model), mixin))  # type: ignore[arg-type]
+    swap_class(model, _mixed_class(type(model), mixin))  # type: ignore[arg-type]
     model.core_state = state
 
 
@@ -87,14 +86,14 @@ def uninstall_core(model: Any) -> None:
         raise RuntimeError("CoRe is not installed in this model; there is nothing to take out.")
     for module in decoder_attentions(model):
         del module.core_state
-        _swap_class(module, module.native_class)
+        swap_class(module, module.native_class)
     text_model = family_of(native_model(model)).text_model(native_model(model))
     for key in [k for k, hook in text_model._forward_pre_hooks.items() if hook is _prepare_text_call]:
         del text_model._forward_pre_hooks[key]
         text_model._forward_pre_hooks_with_kwargs.pop(key, None)
     for name in [name for name in model.__dict__ if name.startswith("core_")]:
         del model.__dict__[name]
-    _swap_class(model, model.native_class)
+    swap_class(model, model.native_class)
 
 
 def _prepare_text_call(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
@@ -130,13 +129,3 @@ def _rebuild(native_class: Any, mixin: type) -> Any:
     model = native_class.__new__(native_class)
     model.__class__ = _mixed_class(native_class, mixin)
     return model
-
-
-def _swap_class(module: Any, new_class: Any) -> None:
-    old_forward, new_forward = type(module).forward, new_class.forward
-    module.__class__ = new_class
-    # Output recording of transformers <= 5.0 and accelerate's hooks leave a bound copy of forward on the instance.
-    for name in ("forward", "_old_forward"):
-        bound = module.__dict__.get(name)
-        if isinstance(bound, types.MethodType) and bound.__self__ is module and bound.__func__ is old_forward:
-            module.__dict__[name] = types.MethodType(new_forward, module)

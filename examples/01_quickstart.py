@@ -36,6 +36,6 @@ print("expected       ", [example.answer for example in prepared.examples])
 print("dense          ", answers())
 with model.ablate_heads(model.head_map.top(0.05)):
     print("top 5 % ablated", answers())
-model.enable_hybrid(keep=0.05, sink_size=4, window_size=16)
+model.enable_hybrid(keep=0.05, sink_size=4, window_size=16, dense_below=0)
 print("5 % dense      ", answers())
 model.disable_hybrid()

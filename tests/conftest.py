@@ -1,12 +1,14 @@
 """What every test file shares: no network, fixtures over the supported variants, marker handling."""
 
 import os
+from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers reads it
+# what `corehead autotune` once measured on this machine is no part of the tests
+os.environ["HF_ASSETS_CACHE"] = str(Path(__file__).parent / "no_such_folder")
 
 import importlib.util
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -29,6 +31,12 @@ def make_torchvision_importable():
 
 if importlib.util.find_spec("torchvision"):  # before transformers imports it
     TORCHVISION_OPERATORS = make_torchvision_importable()
+
+if not torch.cuda.is_available():  # before triton is imported: kernels then run interpreted, on the CPU
+    os.environ["TRITON_INTERPRET"] = "1"
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers side by side share the cores
+    torch.set_num_threads(1)
 
 import transformers  # noqa: E402
 from tiny_models import VARIANTS, build  # noqa: E402

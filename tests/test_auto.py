@@ -163,7 +163,7 @@ def test_layers_split_over_cpu_and_disk(variant, tmp_path):
         for ablation, options in (("zero", {}), ("visual", {"visual_mask": visual})):
             with each.ablate_heads(HEADS, ablation, **options):
                 found.append(logits(each, **inputs))
-        each.enable_hybrid(heads=HEADS, sink_size=1, window_size=3)
+        each.enable_hybrid(heads=HEADS, sink_size=1, window_size=3, dense_below=0)
         found.append(logits(each, **inputs))
         results.append(found)
     for expected, found in zip(*results, strict=True):

@@ -1,4 +1,7 @@
+import json
+
 import pytest
+import torch
 
 from corehead_hf import __version__, cli
 from corehead_hf.demo import find_models
@@ -29,6 +32,51 @@ def test_a_request_that_cannot_be_met_exits_with_1_and_says_why(tmp_path, capsys
     assert "nothing" in capsys.readouterr().err
     assert cli.main(["demo", "--family", "gemma3", "--out", str(tmp_path / "out")]) == 1
     assert "no tiny model of gemma3" in capsys.readouterr().err
+
+
+@pytest.fixture
+def tuned(monkeypatch, tmp_path):
+    """Where autotune saves in this test."""
+    from corehead_hf.kernels import tuning
+
+    path = tmp_path / "kept" / "measured.json"
+    monkeypatch.setattr(tuning, "file", lambda: path)
+    tuning.forget()
+    yield path
+    tuning.forget()
+
+
+TINY = "--device cpu --dtype float32 --head-dim 16 --window 20 --sink 4 --length 64".split()
+
+
+def test_autotune_prints_times_rates_and_the_break_even(tuned, tmp_path, capsys):
+    assert cli.main(["autotune", *TINY, "--no-save", "--json", str(tmp_path / "all.json")]) == 0
+    printed = capsys.readouterr().out
+    written = json.loads((tmp_path / "all.json").read_text())
+    lines = printed.splitlines()
+    assert lines[0] == "cpu, float32, 8 heads on 2, head_dim 16, sink 4, window 20, 64 tokens"
+    (row,) = [line for line in lines if line.startswith("banded")]
+    ms = written["rows"][0]
+    times = [float(word) for word in row.split()[1:4]]
+    assert times == [ms["streaming_ms"], ms["one_dense_ms"], ms["all_dense_ms"]] and row.endswith("chosen")
+    assert f"dense={written['rates']['dense']}" in printed
+    assert "With 5 % of the heads dense, hybrid prefill pays " in printed
+    assert "32 tokens, 1 dense, one launch: dense / hybrid " in printed and "128 tokens" in printed
+    assert lines[-1] == "Not saved." and not tuned.exists() and written["file"] is None
+
+
+def test_autotune_says_where_it_saved(tuned, capsys):
+    assert cli.main(["autotune", *TINY]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith(f"Saved in {tuned};")
+    assert json.loads(tuned.read_text())["cpu"]["rates"]["float32"]["block_m"] == 256
+
+
+def test_autotune_of_what_cannot_be_measured_exits_with_1(tuned, capsys):
+    assert cli.main(["autotune", *TINY[:-1], "40"]) == 1
+    assert "length=40" in capsys.readouterr().err
+    if not torch.cuda.is_available():
+        assert cli.main(["autotune", "--device", "cuda"]) == 1
+        assert "sees no GPU" in capsys.readouterr().err
 
 
 def test_wrong_usage_exits_with_2():

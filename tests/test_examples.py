@@ -30,6 +30,25 @@ def test_measure_head_map(tmp_path):
     assert (tmp_path / "map" / "head_map.safetensors").exists()
 
 
+def test_hybrid_prefill():
+    short, long = run("05_hybrid_prefill.py", "--lengths", "64", "1300").splitlines()
+    assert short.startswith("64 tokens: dense") and "on 'banded', 0 of 3 layers stream" in short
+    assert long.startswith("1300 tokens: dense")
+
+
+def test_measure_my_data(tmp_path):
+    printed = run("03_measure_my_data.py", "--out", str(tmp_path / "map"))
+    assert "16 examples from 16 rows" in printed
+    assert (tmp_path / "map" / "head_map.safetensors").exists()
+
+
+def test_token_geometry(tmp_path):
+    pytest.importorskip("matplotlib")
+    printed = run("04_token_geometry.py", "--out", str(tmp_path))
+    assert [int(line.split()[1]) for line in printed.splitlines()] == [260, 2709, 1792]
+    assert (tmp_path / "token_geometry.png").exists()
+
+
 @pytest.mark.parametrize("family", ["qwen3_vl", "llava_onevision", "internvl"])
 def test_training_writes_a_checkpoint_that_loads(tmp_path, family):
     import transformers

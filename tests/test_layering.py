@@ -26,6 +26,7 @@ LEVELS = {
     "head_map": 2,
     "modes": 2,
     "processor": 2,
+    "fusion": 3,
     "patching": 3,
     "measuring": 4,
     "model": 4,

@@ -9,7 +9,7 @@ from tiny_models import KV, D, H, L, add_lora, build, generate, inputs_for, logi
 from corehead_hf import AutoCoReModel, CoReModelMixin, HeadMap
 from corehead_hf.modes import HybridPrefill
 
-SIZES = {"sink_size": 2, "window_size": 4}
+SIZES = {"sink_size": 2, "window_size": 4, "dense_below": 0}
 
 
 def head_map_of(model, **over):

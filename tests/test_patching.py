@@ -84,7 +84,7 @@ def test_uninstall_gives_back_exactly_what_came(native):
     assert snapshot(model) != before
     with model.ablate_heads(HEADS):
         logits(model, **inputs)
-    model.enable_hybrid(heads=HEADS, sink_size=1, window_size=3)
+    model.enable_hybrid(heads=HEADS, sink_size=1, window_size=3, dense_below=0)
     logits(model, **inputs)
     model.uninstall_core()
     assert snapshot(native) == before
@@ -205,7 +205,7 @@ def test_save_pretrained_writes_the_native_checkpoint(variant, tmp_path):
     inputs = inputs_for(native)
     native.save_pretrained(tmp_path / "native")
     wrapped = AutoCoReModel.from_model(copy.deepcopy(native))
-    wrapped.enable_hybrid(heads=HEADS, sink_size=1, window_size=3)
+    wrapped.enable_hybrid(heads=HEADS, sink_size=1, window_size=3, dense_below=0)
     wrapped.save_pretrained(tmp_path / "core")
     files = sorted(path.name for path in (tmp_path / "native").iterdir())
     assert sorted(path.name for path in (tmp_path / "core").iterdir()) == files
@@ -346,7 +346,7 @@ def test_cpu_offload(variant, order):
     assert recording.ram.shape == (1, L, H)
     with model.ablate_heads(HEADS):
         torch.testing.assert_close(logits(model, **inputs), oracle, atol=1e-4, rtol=0)
-    model.enable_hybrid(heads=HEADS, sink_size=1, window_size=3)
+    model.enable_hybrid(heads=HEADS, sink_size=1, window_size=3, dense_below=0)
     assert float((logits(model, **inputs) - expected).abs().max()) > 0.1
     model.uninstall_core()
     assert torch.equal(logits(model, **inputs), expected)

@@ -23,7 +23,10 @@ def test_its_commands_use_extras_that_exist():
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     commands = re.findall(r"```bash\n(.*?)```", TEXT, flags=re.S)
-    assert [command.strip().split("&& ")[-1] for command in commands] == ["corehead demo", "pytest"]
+    assert [command.strip().split("&& ")[-1] for command in commands] == [
+        "corehead demo",
+        "pytest -n auto --dist loadfile",
+    ]
     for command in commands:
         (extra,) = re.findall(r"\.\[(\w+)\]", command)
         assert extra in setup["options.extras_require"]

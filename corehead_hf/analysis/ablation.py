@@ -84,7 +84,7 @@ def hybrid_accuracy(
 
     @contextmanager
     def hybrid(heads: torch.Tensor):  # type: ignore[no-untyped-def]
-        model.enable_hybrid(heads=heads, sink_size=sink_size, window_size=window_size)
+        model.enable_hybrid(heads=heads, sink_size=sink_size, window_size=window_size, dense_below=0)
         try:
             yield
         finally:

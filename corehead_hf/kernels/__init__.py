@@ -6,6 +6,9 @@ one row in BACKENDS.
 
 from __future__ import annotations
 
+import functools
+import importlib.util
+import logging
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,16 +16,52 @@ from typing import Any
 import torch
 
 from corehead_hf import reference
-from corehead_hf.kernels import banded
+from corehead_hf.kernels import banded, cost
+from corehead_hf.kernels.dense import dense_attention
+
+logger = logging.getLogger(__name__)
 
 
 def _reference(query: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     return reference.hybrid_attention(query, *args, **kwargs).to(query.dtype)
 
 
+def _triton(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, heads: torch.Tensor, **kwargs: Any) -> Any:
+    """One launch or two, whichever kernels.cost estimates to be faster here; PyTorch where gradients flow."""
+    from corehead_hf.kernels import two_launches
+
+    if torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value)):
+        return banded.hybrid_attention(query, key, value, heads, **kwargs)
+    B, Hq, T, D = query.shape
+    num_dense, sizes = int(heads.sum()), (kwargs["sink_size"], kwargs["window_size"])
+    separable = two_launches.separable(query, key, kwargs["first_token"])
+    if separable and num_dense == Hq:
+        return dense_attention(query, key, value, kwargs["scaling"])
+    rates = cost.rates_of(query.device, query.dtype)
+    plan = cost.plan(T, key.shape[2], num_dense, Hq, D, *sizes, rates, batch=B, separable=separable)
+    run = _two_launches if plan == "two_launches" else _one_launch
+    return run(query, key, value, heads, **kwargs)
+
+
+# triton is imported where it runs: it is missing on some systems, and takes time to load
+def _one_launch(*args: Any, **kwargs: Any) -> torch.Tensor:
+    from corehead_hf.kernels import hybrid_prefill
+
+    return hybrid_prefill.hybrid_attention(*args, **kwargs)
+
+
+def _two_launches(*args: Any, **kwargs: Any) -> torch.Tensor:
+    from corehead_hf.kernels import two_launches
+
+    return two_launches.hybrid_attention(*args, **kwargs)
+
+
 BACKENDS: Mapping[str, Callable[..., torch.Tensor]] = {
     "banded": banded.hybrid_attention,
     "reference": _reference,
+    "triton": _triton,
+    "triton_one_launch": _one_launch,
+    "triton_two_launches": _two_launches,
 }
 
 
@@ -30,28 +69,52 @@ def resolve_backend(name: str, device: torch.device | str) -> str:
     """The name of the backend that `hybrid_attention(..., backend=name)` runs on a device.
 
     Args:
-        name: "auto" or a key of BACKENDS.
+        name: "auto" or a key of BACKENDS: "banded" is PyTorch on any device, "reference" float64, "triton" the fused
+            kernel in one or two launches, whichever is estimated to be faster, and the last two force one of them.
         device: where query, key and value are.
 
     Returns:
-        A key of BACKENDS.
+        A key of BACKENDS. "auto" is "triton" on CUDA and ROCm, "banded" elsewhere and where triton is missing.
 
     Raises:
         ValueError: there is no such backend, or it cannot run on the device.
     """
+    device = torch.device(device)
     if name == "auto":
-        return "banded"
+        return _best(device.type)
     if name not in BACKENDS:
         raise ValueError(
             f"backend {name!r} was asked for - available: {', '.join(['auto', *sorted(BACKENDS)])} - "
             "choose one of these."
         )
-    if name == "reference" and torch.device(device).type == "mps":
+    if name == "reference" and device.type == "mps":
         raise ValueError(
             f"backend 'reference' was asked for on {device} - it computes in float64, missing there - "
             "use 'auto', or move the tensors to the CPU."
         )
+    if name.startswith("triton") and not _triton_runs(device.type):
+        raise ValueError(
+            f"backend {name!r} was asked for on {device} - it needs CUDA or ROCm and triton 3.4 or later, or triton's "
+            "interpreter (TRITON_INTERPRET=1 before triton is imported) - use 'auto' or 'banded'."
+        )
     return name
+
+
+@functools.cache
+def _best(device_type: str) -> str:
+    if device_type == "cuda" and not _triton_runs(device_type):
+        logger.warning("triton 3.4 or later is not there: hybrid prefill runs on PyTorch (banded), slower.")
+    return "triton" if device_type == "cuda" and _triton_runs(device_type) else "banded"
+
+
+def _triton_runs(device_type: str) -> bool:
+    if importlib.util.find_spec("triton") is None:
+        return False
+    import triton
+
+    if tuple(int(part) for part in triton.__version__.split(".")[:2]) < (3, 4):  # tensor descriptors came with it
+        return False
+    return device_type == "cuda" or (device_type == "cpu" and triton.knobs.runtime.interpret)
 
 
 def hybrid_attention(
@@ -75,13 +138,13 @@ def hybrid_attention(
         query: [B, Hq, T, D], after RoPE, the last T of the S positions; any strides.
         key: [B, Hkv, S, D], after RoPE; head h reads kv head h // (Hq // Hkv).
         value: [B, Hkv, S, D].
-        heads: bool [Hq], True = dense, False = streaming. Keep it on the CPU: "banded" reads it on the host,
-            which waits for the device if it lies there.
+        heads: bool [Hq], True = dense, False = streaming. Keep it on the CPU: it is read on the host, which waits
+            for the device if it lies there.
         sink_size: tokens counted from the sequence's first real one, >= 0.
         window_size: tokens, the query itself included, >= 1.
-        scaling: factor on the logits, usually 1 / sqrt(D).
-        first_token: int [B], the left-padding tokens of each sequence, on the CPU for the same reason; None
-            means none.
+        scaling: factor on the logits, > 0, usually 1 / sqrt(D).
+        first_token: int [B] from 0 to S, the left-padding tokens of each sequence; None means none. "banded" reads
+            it on the host, the triton backends do not; its range is checked where it lies on the CPU.
         backend: "auto" or a key of BACKENDS.
 
     Returns:
@@ -97,12 +160,11 @@ def hybrid_attention(
     _check_tensors(query, key, value)
     _check_heads(heads, query.shape[1])
     check_sizes(sink_size, window_size)
-    if not math.isfinite(scaling):
+    if not (math.isfinite(scaling) and scaling > 0):
         raise ValueError(
-            f"scaling={scaling} was given - logits must be finite - pass a number like 1 / sqrt(head_dim)."
+            f"scaling={scaling} was given - it must be finite and positive - pass a number like 1 / sqrt(head_dim)."
         )
     if first_token is not None:
-        first_token = first_token.cpu()
         _check_first_token(first_token, query.shape[0], key.shape[2])
     return run(
         query,
@@ -182,6 +244,8 @@ def _check_first_token(first_token: torch.Tensor, B: int, S: int) -> None:
         raise ValueError(
             f"first_token of shape {tuple(first_token.shape)} was given - the batch has {B} sequences - pass [{B}]."
         )
+    if first_token.device.type != "cpu":  # reading it would wait for the device
+        return
     starts = first_token.tolist()
     if min(starts) < 0 or max(starts) > S:
         raise ValueError(

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, ClassVar
+import dataclasses
+import functools
+import logging
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
 
 from corehead_hf.attention_call import Answer, Attend, AttentionCall, may_attend
-from corehead_hf.kernels import hybrid_attention
+from corehead_hf.kernels import cost, hybrid_attention
+
+logger = logging.getLogger(__name__)
+
+# In a call's kwargs: how many query tokens the prefill has of which this call computes only the last (see fusion/).
+PREFILL_QUERIES = "core_prefill_queries"
 
 
 @dataclass(eq=False)
@@ -21,6 +29,10 @@ class HybridPrefill:
         sink_size, window_size: tokens of a streaming head; the window includes the query itself.
         chunked: also treat T > 1 calls on a filled cache as prefill. Leave it off with speculative decoding.
         backend: of kernels.hybrid_attention.
+        dense_below: calls with fewer keys run plain dense attention; "auto": layers that the rates do not promise to
+            be faster run it.
+        rates: of the machine, for "auto".
+        head_dim: D, for "auto".
     """
 
     order: ClassVar[int] = 3
@@ -30,11 +42,29 @@ class HybridPrefill:
     window_size: int
     chunked: bool
     backend: str
+    dense_below: int | Literal["auto"]
+    rates: cost.Rates
+    head_dim: int
+    _told: bool = field(default=False, init=False, repr=False)
 
-    def applies(self, num_queries: int, past_length: int) -> bool:
-        """Whether a call is a prefill in which a streaming head differs from a dense one; otherwise it runs native."""
+    @functools.cached_property
+    def _dense_counts(self) -> tuple[int, ...]:
+        return tuple(self.heads.sum(dim=1).tolist())
+
+    def dense_layers(self, num_queries: int, past_length: int) -> tuple[bool, ...]:
+        """Which layers of a call run plain dense attention, [L]; all of them where the call is no prefill.
+
+        A layer does where a streaming head would see everything, where all its heads are dense, and where hybrid
+        prefill would not be faster, see dense_below.
+        """
         is_prefill = num_queries > 1 and (past_length == 0 or self.chunked)
-        return is_prefill and past_length + num_queries > self.window_size and not bool(self.heads.all())
+        length, (L, Hq) = past_length + num_queries, self.heads.shape
+        if not is_prefill or length <= self.window_size:
+            return (True,) * L
+        if self.dense_below != "auto":
+            return tuple(length < self.dense_below or count == Hq for count in self._dense_counts)
+        sizes = (self.head_dim, self.sink_size, self.window_size)
+        return _slower_layers(self._dense_counts, Hq, num_queries, length, *sizes, self.rates)
 
     def prepare(self, text_model: nn.Module, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Hand the text model its padding as [B, 1, 1, S], which transformers passes on as it is.
@@ -45,7 +75,9 @@ class HybridPrefill:
         hidden = kwargs["input_ids"] if hidden is None else hidden
         cache = kwargs.get("past_key_values")
         past_length = 0 if cache is None else int(cache.get_seq_length())
-        if not self.applies(hidden.shape[1], past_length):
+        dense = self.dense_layers(hidden.shape[1], past_length)
+        self._tell(dense, hidden.shape[1], past_length)
+        if all(dense):
             return kwargs
         end = past_length + hidden.shape[1]
         mask = kwargs.get("attention_mask")
@@ -53,13 +85,16 @@ class HybridPrefill:
             mask = mask["full_attention"]
         if mask is None:
             _refuse_packed_positions(kwargs.get("position_ids"))
-            row = torch.ones(hidden.shape[0], end, dtype=torch.bool, device=hidden.device)
-        else:
-            row = _left_padding_row(mask, past_length, end)
+        row = None if mask is None else _left_padding_row(mask, past_length, end)
+        if row is None:
+            # One True for every key: a stride of 0 says "no padding" without asking the device.
+            row = torch.ones(1, 1, dtype=torch.bool, device=hidden.device).expand(hidden.shape[0], end)
         return {**kwargs, "attention_mask": row[:, None, None]}
 
     def attend(self, call: AttentionCall, inner: Attend) -> Answer:
-        if not self.applies(call.num_queries, call.past_length):
+        queries = call.kwargs.get(PREFILL_QUERIES, call.num_queries)
+        dense = self.dense_layers(queries, call.end - queries)
+        if all(dense):
             return inner(call)
         call.refuse_packed("hybrid prefill")
         call = call.without_empty_slots()
@@ -69,18 +104,51 @@ class HybridPrefill:
                 "hybrid prefill expects the padding row that the text model's pre-hook prepares; the attention got "
                 f"{'no mask' if mask is None else tuple(mask.shape)}. Call the model, not its layers."
             )
+        padded, heads = mask.stride(3) != 0, self.heads[call.layer]
+        if dense[call.layer]:
+            if not padded and call.past_length == 0 and call.implementation != "eager":  # eager needs the whole mask
+                return inner(dataclasses.replace(call, attention_mask=None))
+            heads = torch.ones_like(heads)
         output = hybrid_attention(
             call.query,
             call.key,
             call.value,
-            self.heads[call.layer],
+            heads,
             sink_size=self.sink_size,
             window_size=self.window_size,
             scaling=call.scaling,
-            first_token=call.first_token(),
+            first_token=call.first_token() if padded else None,
             backend=self.backend,
         )
         return output, None
+
+    def _tell(self, dense: tuple[bool, ...], num_queries: int, past_length: int) -> None:
+        """Say once that a prefill which hybrid attention would change runs dense instead."""
+        length = num_queries + past_length
+        is_prefill = num_queries > 1 and (past_length == 0 or self.chunked)
+        chosen = sum(d and count < self.heads.shape[1] for d, count in zip(dense, self._dense_counts, strict=True))
+        if self._told or not chosen or not is_prefill or length <= self.window_size:
+            return
+        self._told = True
+        auto = self.dense_below == "auto"
+        reason = "hybrid attention is not estimated to be faster" if auto else "dense_below asks for it"
+        logger.warning(
+            "%d of %d layers run dense attention in a prefill of %d tokens, because %s. enable_hybrid(dense_below=0) "
+            "streams at any length; later prefills are decided by their own length, without this message.",
+            chosen,
+            len(dense),
+            length,
+            reason,
+        )
+
+
+@functools.lru_cache(maxsize=256)
+def _slower_layers(
+    counts: tuple[int, ...], Hq: int, T: int, S: int, head_dim: int, sink: int, window: int, rates: cost.Rates
+) -> tuple[bool, ...]:
+    """Layers in which dense attention is estimated to take no longer than hybrid attention."""
+    plans = {n: cost.plan(T, S, n, Hq, head_dim, sink, window, rates, separable=T == S) for n in set(counts)}
+    return tuple(plans[n] == "dense" for n in counts)
 
 
 def _refuse_packed_positions(position_ids: Any) -> None:
@@ -96,8 +164,8 @@ def _refuse_packed_positions(position_ids: Any) -> None:
         )
 
 
-def _left_padding_row(mask: Any, past_length: int, end: int) -> torch.Tensor:
-    """bool [B, S] of real tokens; raises unless the mask is causal with left padding only."""
+def _left_padding_row(mask: Any, past_length: int, end: int) -> torch.Tensor | None:
+    """bool [B, S] of real tokens, None where all are; raises unless the mask is causal with left padding only."""
     if not isinstance(mask, torch.Tensor) or mask.dim() not in (2, 4) or mask.shape[-1] < end:
         raise ValueError(
             f"hybrid prefill needs a padding mask [B, {end}] or none; got {getattr(mask, 'shape', type(mask))}."
@@ -106,14 +174,15 @@ def _left_padding_row(mask: Any, past_length: int, end: int) -> torch.Tensor:
     row = mask if mask.dim() == 2 else mask[:, 0, -1]
     first = row.int().argmax(dim=1)
     column = torch.arange(end, device=row.device)
-    fits = bool((row == (column[None] >= first[:, None])).all())
-    if fits and mask.dim() == 4:  # one that transformers built for a static cache: every row must be causal
+    fits = (row == (column[None] >= first[:, None])).all()
+    if mask.dim() == 4:  # one that transformers built for a static cache: every row must be causal
         rows = torch.arange(past_length, end, device=row.device)
         expected = (rows[None] + 1 - first[:, None]).clamp(min=0)
-        fits = bool((mask[:, 0].sum(dim=-1) == expected).all())
-    if not fits:
+        fits &= (mask[:, 0].sum(dim=-1) == expected).all()
+    understood, padded = torch.stack((fits, first.any())).tolist()  # one wait for the device
+    if not understood:
         raise ValueError(
             "hybrid prefill understands causal attention with left padding; the mask has holes, right padding or its "
             "own pattern. Set processor.tokenizer.padding_side = 'left', or disable_hybrid() for this call."
         )
-    return row
+    return row if padded else None

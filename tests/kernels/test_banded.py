@@ -2,72 +2,27 @@
 
 from types import SimpleNamespace
 
+import cases
 import pytest
 import torch
-from torch.nn.functional import scaled_dot_product_attention
+from cases import CPU_AND_GPU, DTYPES, NO_CUDA, case, causal_torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from corehead_hf import reference
 from corehead_hf.kernels import banded, hybrid_attention
 
-NO_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-CPU_AND_GPU = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NO_CUDA])]
-DTYPES = [torch.float32, torch.float16, torch.bfloat16]
-
-
-@pytest.fixture(autouse=True)
-def poisoned_empty(monkeypatch):
-    """torch.empty full of NaN, so that an element nobody writes is seen."""
-    empty = torch.empty
-    monkeypatch.setattr(torch, "empty", lambda *a, **k: empty(*a, **k).fill_(float("nan")))
-
-
-def case(T, S, Hkv=2, G=4, B=2, D=16, dtype=torch.float32, device="cpu", dense=(1,)):
-    generator = torch.Generator().manual_seed(T * 1009 + S)
-    shapes = ((B, G * Hkv, T, D), (B, Hkv, S, D), (B, Hkv, S, D))
-    query, key, value = (torch.randn(s, generator=generator).to(device, dtype) for s in shapes)
-    heads = torch.zeros(G * Hkv, dtype=torch.bool)
-    heads[list(dense)] = True
-    return SimpleNamespace(query=query, key=key, value=value, heads=heads, scaling=D**-0.5)
+pytestmark = pytest.mark.usefixtures("poisoned_empty")
 
 
 def run(c, sink, window, first_token=None, chunk_size=32, attend=banded.hybrid_attention, **kwargs):
     if attend is banded.hybrid_attention:
         kwargs["chunk_size"] = chunk_size
-    settings = {"sink_size": sink, "window_size": window, "scaling": c.scaling, "first_token": first_token}
-    return attend(c.query, c.key, c.value, c.heads, **settings, **kwargs)
-
-
-def masked_torch(c, sink, window, first_token=None):
-    """torch in the same dtype, with the whole mask; keys repeated, or its CUDA kernel for masks stays out."""
-    T, S, G = c.query.shape[2], c.key.shape[2], c.query.shape[1] // c.key.shape[1]
-    mask = reference.hybrid_mask(c.heads, T, S, sink, window, first_token).to(c.query.device)
-    key, value = c.key.repeat_interleave(G, dim=1), c.value.repeat_interleave(G, dim=1)
-    out = scaled_dot_product_attention(c.query, key, value, attn_mask=mask, scale=c.scaling)
-    return torch.where(mask.any(dim=-1, keepdim=True), out, 0).transpose(1, 2)
+    return cases.run(attend, c, sink, window, first_token, **kwargs)
 
 
 def assert_as_good_as_torch(c, sink, window, first_token=None, chunk_size=32):
-    """The error against float64 is at most twice that of torch in the same dtype.
-
-    Error = root mean square of the worst head. The worst element would be luck: it differs by 2.4 between
-    torch's own calls for the same rows, all at once or 32 at a time.
-    """
-    truth = run(c, sink, window, first_token, attend=reference.hybrid_attention)
-    result = run(c, sink, window, first_token, chunk_size)
-    assert result.dtype == c.query.dtype
-    assert result.shape == truth.shape
-    ours, theirs = (
-        (x.double() - truth).square().mean(dim=(1, 3)).sqrt().max()
-        for x in (result, masked_torch(c, sink, window, first_token))
-    )
-    assert ours <= 2 * theirs
-
-
-def causal_torch(c):
-    settings = {"is_causal": True, "scale": c.scaling, "enable_gqa": c.query.shape[1] != c.key.shape[1]}
-    return scaled_dot_product_attention(c.query, c.key, c.value, **settings).transpose(1, 2)
+    cases.assert_as_good_as_torch(run(c, sink, window, first_token, chunk_size), c, sink, window, first_token)
 
 
 @pytest.mark.parametrize("device", CPU_AND_GPU)

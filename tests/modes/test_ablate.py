@@ -248,7 +248,7 @@ def test_ablation_on_top_of_hybrid_and_recording(model):
     """zero takes the head out after the hybrid kernel; the order of the with statements does not matter."""
     inputs = inputs_for(model, 2, [0, 5])
     question, evidence, _ = masks_for(inputs)
-    settings = {"heads": [(0, 0), (2, 1)], "sink_size": 1, "window_size": 3}
+    settings = {"heads": [(0, 0), (2, 1)], "sink_size": 1, "window_size": 3, "dense_below": 0}
     oracle = AutoCoReModel.from_model(zero_o_proj(build("qwen3_vl"), HEADS))
     oracle.enable_hybrid(**settings)
     expected, tokens = logits(oracle, **inputs), generate(oracle, inputs)

@@ -29,7 +29,7 @@ from corehead_hf import AutoCoReModel
 DENSE = [(0, 1), (1, 0), (1, 3), (2, 2)]
 MASK = torch.zeros(L, H, dtype=torch.bool)
 MASK[tuple(torch.tensor(DENSE).T)] = True
-SIZES = {"sink_size": 2, "window_size": 4}
+SIZES = {"sink_size": 2, "window_size": 4, "dense_below": 0}
 
 
 def explicit(inputs, sink, window):
@@ -51,15 +51,15 @@ def test_all_dense_and_wide_windows_change_no_bit(wrapped, left_pad):
     plain, tokens = logits(wrapped, **inputs), generate(wrapped, inputs)
     length = plain.shape[1]
     for settings in (
-        {"heads": torch.ones(L, H, dtype=torch.bool), "sink_size": 0, "window_size": 1},
-        {"heads": DENSE, "sink_size": 0, "window_size": length},
-        {"heads": [], "sink_size": 3, "window_size": length + 100},
+        {"heads": torch.ones(L, H, dtype=torch.bool), "sink_size": 0, "window_size": 1, "dense_below": 0},
+        {"heads": DENSE, "sink_size": 0, "window_size": length, "dense_below": 0},
+        {"heads": [], "sink_size": 3, "window_size": length + 100, "dense_below": 0},
     ):
         wrapped.enable_hybrid(**settings)
         assert torch.equal(logits(wrapped, **inputs), plain)
         wrapped.disable_hybrid()
         assert torch.equal(generate(wrapped, inputs), tokens)
-    wrapped.enable_hybrid(heads=DENSE, sink_size=0, window_size=length - 1)
+    wrapped.enable_hybrid(heads=DENSE, sink_size=0, window_size=length - 1, dense_below=0)
     assert not torch.equal(logits(wrapped, **inputs), plain), "a window one token short already differs"
 
 
@@ -270,13 +270,13 @@ def test_nothing_quadratic_is_allocated_with_padding(wrapped):
     assert dense.elements >= length * length, (
         "transformers no longer builds [B, 1, T, S]; this test cannot fail any more"
     )
-    wrapped.enable_hybrid(heads=DENSE, sink_size=16, window_size=64)
+    wrapped.enable_hybrid(heads=DENSE, sink_size=16, window_size=64, dense_below=0)
     with LargestTensor() as hybrid:
         found = logits(wrapped, **inputs)
     assert hybrid.elements < length * length / 2
     assert bool(found.isfinite().all())
     with LargestTensor() as chunked:
-        wrapped.enable_hybrid(heads=DENSE, sink_size=16, window_size=64, chunked=True)
+        wrapped.enable_hybrid(heads=DENSE, sink_size=16, window_size=64, dense_below=0, chunked=True)
         prefill_in_chunks(wrapped, {k: inputs[k] for k in ("input_ids", "attention_mask")}, [1024])
     assert chunked.elements < length * length / 2
 
@@ -286,7 +286,7 @@ def test_recording_with_hybrid_and_padding_allocates_nothing_quadratic(model):
     inputs = text_inputs(length, 2, [0, 9])
     question, evidence = torch.zeros(2, length, dtype=torch.bool), torch.zeros(2, length, dtype=torch.bool)
     question[:, -4:] = evidence[:, 20:30] = True
-    model.enable_hybrid(heads=DENSE, sink_size=16, window_size=64)
+    model.enable_hybrid(heads=DENSE, sink_size=16, window_size=64, dense_below=0)
     with model.record_attention(question, evidence) as recording, LargestTensor() as largest:
         model.prefill(**inputs)
     assert largest.elements < length * length / 8
@@ -296,7 +296,7 @@ def test_recording_with_hybrid_and_padding_allocates_nothing_quadratic(model):
 def test_settings_are_replaced_and_reported(model):
     assert model.hybrid is None and model.hybrid_backend is None
     model.enable_hybrid(heads=DENSE, **SIZES)
-    model.enable_hybrid(heads=[(0, 0)], sink_size=1, window_size=3, chunked=True, backend="reference")
+    model.enable_hybrid(heads=[(0, 0)], sink_size=1, window_size=3, dense_below=0, chunked=True, backend="reference")
     assert len(model.core_state.modes) == 1
     hybrid = model.hybrid
     assert (hybrid.sink_size, hybrid.window_size, hybrid.chunked) == (1, 3, True)

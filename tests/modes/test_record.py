@@ -219,7 +219,7 @@ def test_what_is_recorded_is_dense_attention_under_other_modes(model):
     question, evidence, _ = masks_for(inputs)
     with model.record_attention(question, evidence) as plain:
         model.prefill(**inputs)
-    model.enable_hybrid(heads=[], sink_size=0, window_size=2)
+    model.enable_hybrid(heads=[], sink_size=0, window_size=2, dense_below=0)
     with model.ablate_heads(HEADS), model.record_attention(question, evidence) as nested:
         model.prefill(**inputs)
     torch.testing.assert_close(nested.ram[:, 0], plain.ram[:, 0], atol=1e-6, rtol=0)
