@@ -13,6 +13,8 @@ import torch
 
 from corehead_hf.attention_call import AttentionCall, may_attend
 
+MAX_LOGITS = 1 << 26  # at once: 256 MiB in float32; more question rows than fit are taken in parts
+
 
 def question_row_sums(call: AttentionCall, question_mask: torch.Tensor) -> torch.Tensor:
     """Sum of the attention rows of the question tokens that stand in this call.
@@ -27,11 +29,12 @@ def question_row_sums(call: AttentionCall, question_mask: torch.Tensor) -> torch
     Raises:
         ValueError: the call's mask is of a form that is not understood.
 
-    Cost: O(|Q| * S * D) per head; peak extra memory |Q| * S * G floats, one kv head's rows, whatever T is.
+    Cost: O(|Q| * S * D) per head; peak extra memory a few times MAX_LOGITS floats, or of one row of one kv head's group
+    where that is more, whatever T and |Q| are.
     """
     call = call.without_empty_slots()
     query, key = call.query, call.key
-    batch, num_heads, num_queries, head_dim = query.shape
+    batch, num_heads, _, head_dim = query.shape
     num_kv_heads, num_keys = key.shape[1], key.shape[2]
     group = num_heads // num_kv_heads
     first_key = call.end - num_keys  # > 0 where a sliding cache has dropped its oldest keys
@@ -39,18 +42,19 @@ def question_row_sums(call: AttentionCall, question_mask: torch.Tensor) -> torch
     rows, spare = _rows_in_call(call, question_mask)
     if rows.shape[1] == 0:
         return sums
-    rows, spare = rows.to(query.device), spare.to(query.device)
-    visible = visible_keys(call, rows)
-    asked = query.gather(2, rows[:, None, :, None].expand(batch, num_heads, -1, head_dim)).float()
-    for kv_head in range(num_kv_heads):
-        heads = slice(kv_head * group, (kv_head + 1) * group)
-        # One matrix product per kv head with the rows of its whole group: no copy of the keys per query head.
-        stacked = asked[:, heads].reshape(batch, -1, head_dim)
-        logits = torch.matmul(stacked, key[:, kv_head].float().transpose(1, 2)) * call.scaling
-        logits = logits.view(batch, group, -1, num_keys)
-        probabilities = torch.softmax(apply_mask(logits, visible), dim=-1)
-        # masked_fill, not a product: the spare row of a chunk that is all padding is NaN.
-        sums[:, heads, first_key:] = probabilities.masked_fill(spare[:, None, :, None], 0.0).sum(dim=2)
+    step = max(1, MAX_LOGITS // (batch * group * num_keys))
+    for part, idle in zip(rows.to(query.device).split(step, 1), spare.to(query.device).split(step, 1), strict=True):
+        visible = visible_keys(call, part)
+        asked = query.gather(2, part[:, None, :, None].expand(batch, num_heads, -1, head_dim)).float()
+        for kv_head in range(num_kv_heads):
+            heads = slice(kv_head * group, (kv_head + 1) * group)
+            # One matrix product per kv head with the rows of its whole group: no copy of the keys per query head.
+            stacked = asked[:, heads].reshape(batch, -1, head_dim)
+            logits = torch.matmul(stacked, key[:, kv_head].float().transpose(1, 2)) * call.scaling
+            logits = logits.view(batch, group, -1, num_keys)
+            probabilities = torch.softmax(apply_mask(logits, visible), dim=-1)
+            # masked_fill, not a product: the spare row of a chunk that is all padding is NaN.
+            sums[:, heads, first_key:] += probabilities.masked_fill(idle[:, None, :, None], 0.0).sum(dim=2)
     return sums
 
 

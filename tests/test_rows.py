@@ -142,3 +142,14 @@ def test_memory_is_that_of_one_kv_heads_rows():
     with LargestTensor() as largest:
         question_row_sums(call_of(query, key), asked)
     assert largest.elements <= rows * length * (HQ // HKV)
+
+
+@pytest.mark.parametrize("most", [1, 150, 10**9])
+def test_many_question_rows_are_taken_in_parts(most, monkeypatch):
+    monkeypatch.setattr("corehead_hf.rows.MAX_LOGITS", most)  # one row a part, two rows, all eight
+    query, key = random_qk()
+    mask, asked = PADDED[:, 0, -1], question(range(4, 12), [5, 8, 11])
+    with LargestTensor() as seen:
+        found = question_row_sums(call_of(query, key, mask), asked)
+    torch.testing.assert_close(found, truth(query, key, PADDED, asked), atol=2e-6, rtol=0)
+    assert (seen.elements > 2 * 3 * 4 * 12) == (most == 10**9), "logits of more rows than asked for stood at once"

@@ -279,10 +279,14 @@ def _rates(layer: Layer, rows: dict[str, Row], name: str, repeats: int) -> Rates
     def rate(pairs: int, ms: float) -> float:
         return rounded(4e-9 * layer.head_dim * layer.num_heads * pairs / ms)
 
+    all_dense_ms = row.all_dense_ms
+    if row.tile is None and row.one_dense_ms is not None:  # in PyTorch one dense head alone fills fewer cores than all
+        rest_ms = row.streaming_ms * (layer.num_heads - 1) / layer.num_heads
+        all_dense_ms = max(all_dense_ms, layer.num_heads * (row.one_dense_ms - rest_ms))
     streaming_ms = row.streaming_ms - min(1e-3 * call_us, row.streaming_ms / 2)
     return Rates(
         dense=rate(cost.dense_pairs(T, T), rows[fastest].all_dense_ms or 0.0),
-        dense_tiles=rate(cost.dense_pairs(T, T), row.all_dense_ms),
+        dense_tiles=rate(cost.dense_pairs(T, T), all_dense_ms),
         streaming_tiles=rate(cost.tile_pairs(T, T, *sizes, block_m, block_n), streaming_ms),
         block_m=block_m,
         block_n=block_n,
@@ -301,7 +305,8 @@ def _overheads(layer: Layer, tile: Tile | None, dense: str, repeats: int) -> tup
     ms, problems = interleave(calls, layer.device, 4 * repeats, f"{_TINY} tokens")
     if problems:
         raise RuntimeError(f"calls of {_TINY} tokens did not run on {layer.device}: {problems}.")
-    return max(0.0, 1e3 * (ms["one"] - ms["dense"])), max(0.0, 1e3 * (ms.get("two", 0.0) - ms["one"]))
+    side_us = 1e3 * (ms["two"] - ms["one"]) if tile is not None else cost.NO_SIDE
+    return max(0.0, 1e3 * (ms["one"] - ms["dense"])), max(0.0, side_us)
 
 
 def _check_plan(layer: Layer, row: Row, dense: str, rates: Rates, repeats: int) -> tuple[PlanCheck, ...]:

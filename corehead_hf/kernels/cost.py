@@ -18,6 +18,8 @@ from corehead_hf.kernels import tiles, tuning
 
 Plan = Literal["dense", "one_launch", "two_launches"]
 
+NO_SIDE = 1e12
+
 # A way must be estimated this much faster before it is left for another: the estimate is that good, not better.
 _MARGIN = 0.97
 
@@ -32,7 +34,7 @@ class Rates:
         streaming_tiles: its streaming heads.
         block_m, block_n: query rows and keys of a tile in which streaming heads compute.
         call_us: microseconds a hybrid call takes beyond its tiles, and a dense call does not.
-        side_us: microseconds that a second launch on a side stream costs.
+        side_us: microseconds that a second launch on a side stream costs; NO_SIDE where there is none.
         origin: where the figures come from.
     """
 
@@ -57,8 +59,11 @@ _GPU: dict[str, Rates] = {
 }
 _GPU_FULL = Rates(15, 10, 9, 32, 16, 60, 60, "not measured, a guess: full precision without tensor cores on any GPU")
 # banded.py: dense heads run in torch's own kernel, a chunk of 256 rows is the tile.
+_XEON = "measured on 2 cores of a Xeon with AVX-512, 2026-11-21: one dense head alone fills them less than all together"
 _CPU: dict[torch.dtype, Rates] = {
-    torch.float32: Rates(0.28, 0.28, 0.23, 256, 1, 200, 0, "measured on 2 cores of a Xeon with AVX-512, 2026-11-21"),
+    torch.float32: Rates(0.28, 0.16, 0.23, 256, 1, 250, NO_SIDE, _XEON),
+    torch.bfloat16: Rates(0.27, 0.16, 0.23, 256, 1, 250, NO_SIDE, _XEON),
+    torch.float16: Rates(0.27, 0.16, 0.23, 256, 1, 250, NO_SIDE, _XEON),
 }
 
 

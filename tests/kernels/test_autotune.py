@@ -121,7 +121,7 @@ def test_banded_from_end_to_end(file):
     assert min(rows["banded"].streaming_ms, rows["banded"].one_dense_ms, rows["banded"].all_dense_ms) > 0
     assert result.tile is None and result.chosen == "banded"
     rates = result.rates
-    assert (rates.block_m, rates.block_n, rates.side_us) == (256, 1, 0.0)
+    assert (rates.block_m, rates.block_n, rates.side_us) == (256, 1, cost.NO_SIDE)
     # 600 tokens: 180300 pairs, 4 heads, head_dim 16
     assert rates.dense == pytest.approx(4 * 16 * 4 * 180300 / rows["SDPA"].all_dense_ms * 1e-9, rel=1e-3)
     assert [check.length for check in result.checks] == [300, 1200]
