@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, TypeAlias
+from typing import ClassVar, Protocol, TypeAlias
 
 from corehead_hf.data.example import Example
 from corehead_hf.data.report import Report
 
 Note: TypeAlias = Callable[[str, str], None]  # (reason, what happened): the example stays, but was changed
+Changes: TypeAlias = tuple[tuple[str, str], ...]  # every note of one example, with its row
 
 
 class RowError(ValueError):
@@ -30,6 +31,14 @@ class Excluded(Exception):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class NoExample(Exception):
+    """A row that gives no example and is left out; `kind` counts it in the report."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 @dataclass(frozen=True)
@@ -54,6 +63,33 @@ def broken(where: str, error: ValueError) -> Row:
         raise error
 
     return Row(where, None, build)
+
+
+def build_example(row: Row, repeated: bool, on_error: str) -> tuple[Example, Changes]:
+    """A row's example, and what was changed in it: (reason, row and what happened).
+
+    Args:
+        row: of a data set.
+        repeated: whether its id stands in an earlier row.
+        on_error: "raise" or "skip", see ExampleSet.
+
+    Raises:
+        NoExample: the row gives none and is left out.
+        ValueError: the row is wrong and on_error is "raise".
+    """
+    changes: list[tuple[str, str]] = []
+    try:
+        if repeated:
+            raise RowError("duplicate_id", f"the id {row.id!r} stands in an earlier row too")
+        example = row.build(lambda reason, what: changes.append((reason, f"{row.where}: {what}")))
+    except Excluded as why:
+        raise NoExample(why.reason, f"{row.where}: {why}") from why
+    except ValueError as error:
+        if on_error == "raise":
+            hint = "Mend the row, or take on_error='skip' to leave such rows out and count them."
+            raise ValueError(f"{row.where}: {error} {hint}") from error
+        raise NoExample(getattr(error, "reason", "bad_row"), f"{row.where}: {error}") from error
+    return example, tuple(changes)
 
 
 class Source(Protocol):
@@ -104,31 +140,18 @@ class ExampleSet:
     def _examples(self, report: Report) -> Iterator[Example]:
         seen: set[str] = set()
         for row in self.source.iter_rows():
-            known = row.id in self.done
-            changes: list[tuple[str, str]] = []
-
-            def note(reason: str, what: str, where: str = row.where, changes: list[Any] = changes) -> None:
-                changes.append((reason, f"{where}: {what}"))
-
-            try:
-                if row.id in seen:
-                    raise RowError("duplicate_id", f"the id {row.id!r} stands in an earlier row too")
-                if row.id is not None:
-                    seen.add(row.id)
-                example = None if known else row.build(note)
-            except Excluded as why:
-                report.skip(why.reason, f"{row.where}: {why}")
-                continue
-            except ValueError as error:
-                if self.on_error == "raise":
-                    hint = "Mend the row, or take on_error='skip' to leave such rows out and count them."
-                    raise ValueError(f"{row.where}: {error} {hint}") from error
-                report.skip(getattr(error, "reason", "bad_row"), f"{row.where}: {error}")
-                continue
-            if example is None:
+            repeated = row.id in seen
+            if row.id is not None:
+                seen.add(row.id)
+            if row.id in self.done and not repeated:
                 report.skip("done_before", f"{row.where}: {row.id}")
             else:
-                report.accept(changes)
+                try:
+                    example, changes = build_example(row, repeated, self.on_error)
+                except NoExample as why:
+                    report.skip(why.kind, str(why))
+                    continue
+                report.accept(list(changes))
                 yield example
             if self.limit is not None and report.yielded + report.skipped["done_before"] >= self.limit:
                 return

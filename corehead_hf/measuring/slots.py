@@ -13,10 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from corehead_hf.data.example import Example
-from corehead_hf.data.example_set import ExampleSet, Excluded, Row
+from corehead_hf.data.example_set import Changes, ExampleSet, build_example
 from corehead_hf.measuring.outcome import Outcome
-
-Changes = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,14 +26,6 @@ class Slot:
     build: Callable[[], tuple[Example, Changes]]
 
 
-class NoExample(Exception):
-    """A row that gives no example and is left out; `kind` counts it in the data set's report."""
-
-    def __init__(self, kind: str, message: str) -> None:
-        super().__init__(message)
-        self.kind = kind
-
-
 def slots(examples: Iterable[Example]) -> Iterator[Slot]:
     """The slots of any iterable of Examples.
 
@@ -45,7 +35,7 @@ def slots(examples: Iterable[Example]) -> Iterator[Slot]:
     if isinstance(examples, ExampleSet) and not examples.done:
         seen: set[str] = set()
         for index, row in enumerate(examples.source.iter_rows()):
-            build = partial(_build, row, row.id in seen, examples.on_error)
+            build = partial(build_example, row, row.id in seen, examples.on_error)
             # A row that repeats an id has none of its own.
             yield Slot(index, None if row.id in seen else row.id, build)
             if row.id is not None:
@@ -76,24 +66,6 @@ def data_options(examples: Iterable[Example]) -> dict[str, Any]:
 
 def _ready(example: Example) -> tuple[Example, Changes]:
     return example, ()
-
-
-def _build(row: Row, repeated: bool, on_error: str) -> tuple[Example, Changes]:
-    """A row's example as ExampleSet makes it."""
-    changes: list[tuple[str, str]] = []
-    try:
-        if repeated:
-            raise ValueError(f"the id {row.id!r} stands in an earlier row too")
-        example = row.build(lambda kind, what: changes.append((kind, f"{row.where}: {what}")))
-    except Excluded as why:
-        raise NoExample(why.reason, f"{row.where}: {why}") from why
-    except ValueError as error:
-        if on_error == "raise":
-            hint = "Mend the row, or take on_error='skip' to leave such rows out and count them."
-            raise ValueError(f"{row.where}: {error} {hint}") from error
-        kind = "duplicate_id" if repeated else getattr(error, "reason", "bad_row")
-        raise NoExample(kind, f"{row.where}: {error}") from error
-    return example, tuple(changes)
 
 
 def note_in_report(report: Any, outcome: Outcome) -> None:

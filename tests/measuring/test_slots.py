@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from corehead_hf import Evidence, Example
-from corehead_hf.data.example_set import ExampleSet, Excluded, Row, RowError
+from corehead_hf.data.example_set import ExampleSet, Excluded, NoExample, Row, RowError
 from corehead_hf.data.report import Report
 from corehead_hf.measuring.outcome import Outcome
-from corehead_hf.measuring.slots import NoExample, data_options, note_in_report, slots
+from corehead_hf.measuring.slots import data_options, note_in_report, slots
 
 
 def example(name):
