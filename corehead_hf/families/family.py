@@ -170,6 +170,22 @@ class Family(ABC):
         return tuple(found[medium] for medium in range(len(example.media)))
 
 
+def video_processor_of(processor: Any) -> Any:
+    """A processor's video processor.
+
+    Raises:
+        ImportError: it was loaded without torchvision and has none.
+    """
+    found = getattr(processor, "video_processor", None)
+    if found is None:
+        raise ImportError(
+            "an example has a video, but this processor was loaded without torchvision. A video processor needs "
+            "torchvision: pip install 'corehead-hf[video]', then load the processor again with "
+            "corehead_hf.load_processor."
+        )
+    return found
+
+
 def _question_rows(tokenizer: Any, ids: torch.Tensor, example: Example) -> torch.Tensor:
     """bool [T]: tokens that overlap the last occurrence of the question, found by character offsets."""
     text = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from corehead_hf.data.example import Example, Media, Video
-from corehead_hf.families.family import Family
+from corehead_hf.families.family import Family, video_processor_of
 from corehead_hf.families.geometry import GLOBAL, HIRES, Geometry, concatenate, grid, single_cells
 
 
@@ -171,14 +171,8 @@ def _check_placeholders(processor: Any, texts: list[str], examples: Sequence[Exa
 
 
 def _check_video_processor(processor: Any) -> None:
-    if getattr(processor, "video_processor", None) is None:
-        raise ImportError(
-            "this processor has no video processor, which needs torchvision: pip install 'corehead-hf[video]', then "
-            "load the processor again."
-        )
-    still, moving = (
-        (p.size["height"], p.size["width"]) for p in (processor.image_processor, processor.video_processor)
-    )
+    parts = (processor.image_processor, video_processor_of(processor))
+    still, moving = ((part.size["height"], part.size["width"]) for part in parts)
     if still != moving:
         raise ValueError(
             f"the video processor makes tiles of {moving[0]} x {moving[1]} pixels, the image processor of {still[0]} x "

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from corehead_hf.data.example import Example, Video
-from corehead_hf.families.family import Family
+from corehead_hf.families.family import Family, video_processor_of
 from corehead_hf.families.geometry import Geometry
 from corehead_hf.families.llava_anyres import Crops, any_resolution, padded_to_a_square, sampled_video
 
@@ -107,11 +107,7 @@ def _check_placeholders(processor: Any, texts: list[str], examples: Sequence[Exa
 
 
 def _check_videos(processor: Any, examples: Sequence[Example]) -> None:
-    if getattr(processor, "video_processor", None) is None:
-        raise ImportError(
-            "this processor has no video processor, which needs torchvision: pip install 'corehead-hf[video]', then "
-            "load the processor again."
-        )
+    video_processor_of(processor)  # raises where there is none
     counts = [(example.id, [len(video.frames) for video in example.videos]) for example in examples if example.videos]
     if len({count for _, each in counts for count in each}) > 1:
         told = "; ".join(f"example {name!r}: {each} frames" for name, each in counts)

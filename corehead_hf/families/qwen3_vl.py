@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from corehead_hf.data.example import Example, Video
-from corehead_hf.families.family import Family
+from corehead_hf.families.family import Family, video_processor_of
 from corehead_hf.families.geometry import ONLY, Geometry, grid
 
 
@@ -84,12 +84,7 @@ def _video(video: Video, grid_thw: Sequence[int], video_processor: Any) -> Geome
 
 def _video_options(processor: Any, videos: Sequence[Video]) -> dict[str, Any]:
     """The processor's arguments that make it take exactly these frames, at these times."""
-    video_processor = getattr(processor, "video_processor", None)
-    if video_processor is None:
-        raise ImportError(
-            "an example has a video and this processor takes none: it was loaded without torchvision. Install it "
-            "(pip install 'corehead-hf[video]'), then load the processor again with corehead_hf.load_processor."
-        )
+    video_processor = video_processor_of(processor)
     # Every version repeats the last frame of an odd number, but only 5.0 takes a single one.
     frames = [video.frames if len(video.frames) > 1 else video.frames.repeat(2, axis=0) for video in videos]
     options = {
