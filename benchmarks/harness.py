@@ -17,11 +17,13 @@ from typing import Any
 
 import torch
 
+from corehead_hf.kernels import trial
+from corehead_hf.kernels.trial import WARM_UPS, milliseconds
+
 COLUMNS = (
     "date commit gpu torch triton transformers kind model n keep sink window provider "
     "p20_ms p50_ms p80_ms tflops peak_mem_gb"
 ).split()
-WARM_UPS = 2
 LEAST_REPEATS = 5  # p20 and p80 of fewer runs mean nothing
 
 
@@ -70,26 +72,11 @@ def quantiles(ms: Sequence[float]) -> tuple[float, float, float]:
     return p20, p50, p80
 
 
-def milliseconds(call: Callable[[], Any], device: torch.device) -> float:
-    """Of one call; its result is freed before this returns."""
-    if device.type != "cuda":
-        start = time.perf_counter()
-        call()
-        return 1e3 * (time.perf_counter() - start)
-    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    torch.cuda.synchronize(device)
-    begin.record()
-    call()
-    end.record()
-    torch.cuda.synchronize(device)
-    return begin.elapsed_time(end)
-
-
 def reason(error: BaseException) -> str:
     """One line for the log."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return "out of memory"
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    return trial.reason(error)
 
 
 def leave_out(what: object, why: str) -> None:

@@ -13,6 +13,7 @@ import torch
 from corehead_hf.attention_call import CoReState, Mode
 from corehead_hf.fusion import install_fusion, is_fused, uninstall_fusion
 from corehead_hf.head_map import HeadMap
+from corehead_hf.head_map_fields import model_shape
 from corehead_hf.kernels import check_sizes, resolve_backend
 from corehead_hf.kernels.cost import rates_of
 from corehead_hf.modes import AblateHeads, HybridPrefill, RecordAttention, RecordOutputs
@@ -105,13 +106,13 @@ class CoReModelMixin:
                 "hybrid prefill is for models whose layers all attend fully; this one has "
                 f"{layer_types.count('sliding_attention')} natively sliding layers."
             )
-        native, config = native_model(self), self._text_config()
+        native = native_model(self)
         resolved = resolve_backend(backend, native.device)
         rates = rates_of(native.device, native.dtype)
-        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        head_dim = model_shape(native.config)["head_dim"]
         self.disable_hybrid()
         if fuse:
-            install_fusion(native_model(self))
+            install_fusion(native)
         mode = HybridPrefill(dense, sink_size, window_size, chunked, resolved, dense_below, rates, head_dim)
         self.core_state.add(mode)
         logger.info("hybrid prefill: %d of %d heads dense, backend %s", int(dense.sum()), dense.numel(), resolved)

@@ -160,7 +160,7 @@ def autotune(
     dense = _fastest_dense(rows)
     return TuningResult(
         machine=tuning.machine(device),
-        dtype=_name(dtype),
+        dtype=tuning.dtype_name(dtype),
         head_dim=head_dim,
         num_heads=layer.num_heads,
         num_kv_heads=layer.num_kv_heads,
@@ -331,7 +331,7 @@ def _check_plan(layer: Layer, row: Row, dense: str, rates: Rates, repeats: int) 
 
 
 def _save(layer: Layer, tile: Tile | None, rates: Rates) -> Path:
-    measured: dict[str, Any] = {"rates": {_name(layer.dtype): dataclasses.asdict(rates)}}
+    measured: dict[str, Any] = {"rates": {tuning.dtype_name(layer.dtype): dataclasses.asdict(rates)}}
     if tile is not None:
         measured["tiles"] = {tiles.tile_key(layer.dtype, layer.head_dim): dataclasses.asdict(tile)}
     return tuning.save(layer.device, measured)
@@ -349,7 +349,3 @@ def _tile_name(tile: Tile | None) -> str:
         return "banded"
     name = f"{tile.block_m}x{tile.block_n}, {tile.num_warps} warps, {tile.num_stages} stages"
     return name + ", descriptors" * tile.descriptors + ", warp-specialised" * tile.warp_specialize
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

@@ -70,7 +70,7 @@ _CPU: dict[torch.dtype, Rates] = {
 @functools.lru_cache(maxsize=64)
 def rates_of(device: torch.device, dtype: torch.dtype) -> Rates:
     """The rates of a device: measured there by `corehead autotune`, else those of the table."""
-    measured = tuning.stored(device, "rates", str(dtype).removeprefix("torch."), Rates)
+    measured = tuning.stored(device, "rates", tuning.dtype_name(dtype), Rates)
     if measured is not None:
         return measured
     if device.type != "cuda":

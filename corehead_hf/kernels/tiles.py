@@ -179,7 +179,7 @@ def candidates(device: torch.device, dtype: torch.dtype, head_dim: int, descript
 
 def tile_key(dtype: torch.dtype, head_dim: int) -> str:
     """How a tuned tile is filed, e.g. "bfloat16 128"."""
-    return f"{str(dtype).removeprefix('torch.')} {head_dim}"
+    return f"{tuning.dtype_name(dtype)} {head_dim}"
 
 
 def reject(device: torch.device, dtype: torch.dtype, head_dim: int, tile: Tile, error: Exception) -> None:

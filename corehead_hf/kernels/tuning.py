@@ -40,6 +40,11 @@ def machine(device: torch.device | str) -> str:
     return f"{name}, triton {triton.__version__}"
 
 
+def dtype_name(dtype: torch.dtype) -> str:
+    """How a dtype is filed, e.g. "bfloat16"."""
+    return str(dtype).removeprefix("torch.")
+
+
 def entry(device: torch.device | str) -> dict[str, Any]:
     """All that is known of a device: {"tiles": {"bfloat16 128": {...}}, "rates": {"bfloat16": {...}}}, or {}."""
     return _read().get(machine(device), {})

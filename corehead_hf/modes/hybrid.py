@@ -51,15 +51,19 @@ class HybridPrefill:
     def _dense_counts(self) -> tuple[int, ...]:
         return tuple(self.heads.sum(dim=1).tolist())
 
+    def _could_stream(self, num_queries: int, past_length: int) -> bool:
+        """Whether a call is a prefill in which a streaming head would see less than a dense one."""
+        is_prefill = num_queries > 1 and (past_length == 0 or self.chunked)
+        return is_prefill and past_length + num_queries > self.window_size
+
     def dense_layers(self, num_queries: int, past_length: int) -> tuple[bool, ...]:
         """Which layers of a call run plain dense attention, [L]; all of them where the call is no prefill.
 
         A layer does where a streaming head would see everything, where all its heads are dense, and where hybrid
         prefill would not be faster, see dense_below.
         """
-        is_prefill = num_queries > 1 and (past_length == 0 or self.chunked)
         length, (L, Hq) = past_length + num_queries, self.heads.shape
-        if not is_prefill or length <= self.window_size:
+        if not self._could_stream(num_queries, past_length):
             return (True,) * L
         if self.dense_below != "auto":
             return tuple(length < self.dense_below or count == Hq for count in self._dense_counts)
@@ -124,10 +128,8 @@ class HybridPrefill:
 
     def _tell(self, dense: tuple[bool, ...], num_queries: int, past_length: int) -> None:
         """Say once that a prefill which hybrid attention would change runs dense instead."""
-        length = num_queries + past_length
-        is_prefill = num_queries > 1 and (past_length == 0 or self.chunked)
         chosen = sum(d and count < self.heads.shape[1] for d, count in zip(dense, self._dense_counts, strict=True))
-        if self._told or not chosen or not is_prefill or length <= self.window_size:
+        if self._told or not chosen or not self._could_stream(num_queries, past_length):
             return
         self._told = True
         auto = self.dense_below == "auto"
@@ -137,7 +139,7 @@ class HybridPrefill:
             "streams at any length; later prefills are decided by their own length, without this message.",
             chosen,
             len(dense),
-            length,
+            num_queries + past_length,
             reason,
         )
 
