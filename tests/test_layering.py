@@ -34,10 +34,10 @@ LEVELS = {
     "auto": 5,
     "detection": 5,
     "plots": 6,
-    "commands": 7,
+    "commands": 8,
     "demo": 7,
     "integrations": 7,
-    "cli": 8,
+    "cli": 9,
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 IDS = [str(path.relative_to(PACKAGE)) for path in FILES]
