@@ -36,6 +36,7 @@ LEVELS = {
     "plots": 6,
     "commands": 8,
     "demo": 7,
+    "explorer": 7,
     "integrations": 7,
     "cli": 9,
 }
