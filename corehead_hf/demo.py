@@ -12,13 +12,11 @@ from transformers import AutoConfig
 from transformers.utils import logging as transformers_logging
 
 from corehead_hf import plots
-from corehead_hf.analysis.ablation import (
-    GroupAccuracy,
-    ablation_accuracy,
-    answer_accuracy,
-    count_from_gap,
-    hybrid_accuracy,
-)
+from corehead_hf.analysis.ablation import AblationCurve, ablation_curve
+from corehead_hf.analysis.answers import AnswerScorer
+from corehead_hf.analysis.groups import count_from_gap
+from corehead_hf.analysis.intervals import require_scipy
+from corehead_hf.analysis.keep_sweep import GroupAccuracy, hybrid_accuracy
 from corehead_hf.auto import AutoCoReModel
 from corehead_hf.data import glyphs
 from corehead_hf.detection import measure
@@ -39,18 +37,31 @@ class DemoResult:
 
     model_name: str
     head_map: HeadMap
-    dense: float
     count: int
-    curve: list[GroupAccuracy]
+    curve: AblationCurve
     hybrid: GroupAccuracy
-    num_examples: int
     shown: Prepared
     shown_index: int
     shown_rows: dict[str, torch.Tensor]
 
     @property
+    def dense(self) -> float:
+        """Accuracy of the model as it came."""
+        return self.curve.dense.value
+
+    @property
+    def num_examples(self) -> int:
+        return self.curve.num_examples
+
+    @property
     def ablation(self) -> GroupAccuracy:
-        return next(point for point in self.curve if point.count == self.count)
+        """Accuracy with `count` heads ablated."""
+        return self._at(self.count)
+
+    def _at(self, count: int) -> GroupAccuracy:
+        points = [point for point in self.curve.points if point.count == count]
+        top, bottom, *random = (point.accuracy.value for point in points)
+        return GroupAccuracy(count, top, bottom, tuple(random))
 
     def report(self) -> dict[str, Any]:
         """The family's entry of report.json."""
@@ -62,7 +73,9 @@ class DemoResult:
             "dense": self.dense,
             **groups,
             "ram": self.head_map.scores.tolist(),
-            "curve": [{"k": point.count, **_group(point)} for point in self.curve],
+            "curve": [
+                {"k": point.count, **_group(self._at(point.count))} for point in self.curve.series("zero", "top")
+            ],
             "top_heads": self.head_map.top(self.count).nonzero().tolist(),
             "chance": CHANCE,
             "n": self.num_examples,
@@ -120,6 +133,7 @@ def run_demo(
         family -> DemoResult, in the order of `models`.
     """
     plots.require_matplotlib()
+    require_scipy()
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     results = {family: _run_family(path, num_examples, num_measured) for family, path in models.items()}
@@ -143,21 +157,17 @@ def _run_family(path: Path, num_examples: int, num_measured: int) -> DemoResult:
     family = family_of(model)
     batches = [family.prepare(processor, list(glyphs.generate(tested, seed=TEST_SEED, pages=pages))) for pages in PAGES]
     counts = sorted({1, 2, count, int(0.1 * head_map.scores.numel())})
-    groups = 2 + len(CURVE_SEEDS)
-    passes = 1 + groups * (len(counts) + 1)
-    with transformers_logging.tqdm(total=passes * len(batches), desc=f"testing {family.model_type}") as progress:
-
-        def accuracy() -> float:
-            return answer_accuracy(model, processor, batches, on_batch=progress.update)
-
-        dense = accuracy()
-        curve = [ablation_accuracy(model, head_map, k, accuracy, seeds=CURVE_SEEDS) for k in counts]
-        sizes = {"sink_size": SINK_SIZE, "window_size": WINDOW_SIZE}
-        hybrid = hybrid_accuracy(model, head_map, count, accuracy, seeds=CURVE_SEEDS, **sizes)
-    total = sum(len(batch.examples) for batch in batches)
+    scorer = AnswerScorer(model, processor, batches)
+    groups = ("top", "bottom", "random")
+    curve = ablation_curve(model, head_map, scorer, counts=counts, groups=groups, seeds=CURVE_SEEDS, chance=CHANCE)
+    sizes = {"sink_size": SINK_SIZE, "window_size": WINDOW_SIZE}
+    total = (2 + len(CURVE_SEEDS)) * len(batches)
+    with transformers_logging.tqdm(total=total, desc="hybrid prefill", unit="batch") as progress:
+        scorer = AnswerScorer(model, processor, batches, on_batch=progress.update)
+        hybrid = hybrid_accuracy(model, head_map, count, scorer, seeds=CURVE_SEEDS, **sizes)
     shown = family.prepare(processor, examples[measured : 2 * measured])
     index, rows = _rows_to_show(model, shown, head_map)
-    return DemoResult(path.name, head_map, dense, count, curve, hybrid, total, shown, index, rows)
+    return DemoResult(path.name, head_map, count, curve, hybrid, shown, index, rows)
 
 
 def _rows_to_show(model: Any, prepared: Prepared, head_map: HeadMap) -> tuple[int, dict[str, torch.Tensor]]:
@@ -176,10 +186,9 @@ def _draw(results: dict[str, DemoResult], folder: Path) -> None:
     many = len(results)
     heatmap, heat_axes = plots.new_figure(1, many, size=(3.4 * many + 0.4, 4.2))
     curves, curve_axes = plots.new_figure(1, many, size=(4.4 * many, 3.4))
-    for column, (family, result) in enumerate(results.items()):
+    for column, result in enumerate(results.values()):
         plots.head_heatmap(result.head_map, mark=result.head_map.top(result.count), ax=heat_axes[0, column])
-        title = f"{family} ({result.num_examples} held-out examples)"
-        plots.ablation_curve(result.curve, dense=result.dense, chance=CHANCE, title=title, ax=curve_axes[0, column])
+        plots.ablation_curve(result.curve, ax=curve_axes[0, column])
     heatmap.savefig(folder / "head_heatmap.png")
     curves.savefig(folder / "ablation_curve.png")
     lines = sum(len(result.shown_rows) for result in results.values())

@@ -22,6 +22,8 @@ from corehead_hf.measuring.slots import data_options, slots
 from corehead_hf.measuring.tally import Tally
 from corehead_hf.patching import native_model
 
+TARGETS = ("evidence", "visual")
+
 
 def measure(
     model: Any,
@@ -38,6 +40,7 @@ def measure(
     resume_from: str | Path | None = None,
     keep_rows: bool = False,
     until_stable: float | None = None,
+    target: str = "evidence",
 ) -> HeadMap:
     """Rank a model's heads by Retrieval Attention Mass over annotated examples (Algorithm 1).
 
@@ -63,6 +66,9 @@ def measure(
             1152 heads and 100K tokens.
         until_stable: stop once Spearman's rho between the ranking so far and that of the first half of the examples is
             at least this at three checks in a row; see corehead_hf.measuring.convergence for when one is due.
+        target: what attention is summed on: "evidence", for RAM, or "visual", all visual tokens of the example,
+            newline tokens included: the vision-head score of §4.2, which the map then holds in place of RAM, with the
+            chance level that goes with it; kept in the head map as its view_rule.
 
     Returns:
         HeadMap of the mean RAM per head, with its standard deviation over examples, the chance level, the number of
@@ -74,13 +80,14 @@ def measure(
             resume_from that holds another configuration or other data.
     """
     _check_arguments(batch_size, on_error, keep_rows, resume_from)
+    _check_target(target, views, min_coverage)
     native = native_model(model)
     about: dict[str, Any] = {
         "base_model_name_or_path": _loaded_from(native) if base_model is None else base_model,
         "base_model_revision": base_model_revision,
         "dataset": dataset,
         "question_rule": family_of(native).question_rule,
-        "view_rule": view_rule(views, min_coverage),
+        "view_rule": view_rule(views, min_coverage, target),
     }
     state, shape, versions = process_state(), model_shape(native.config), package_versions()
     # Now, not when a long run is over.
@@ -92,7 +99,7 @@ def measure(
         with state.main_process_first():
             mark = fingerprint(native, processor, input_device(native), **settings)
             keeping = closing(Shards(resume_from, mark))
-    reader = BatchReader(model, processor, views, min_coverage, on_error, keep_rows)
+    reader = BatchReader(model, processor, views, min_coverage, on_error, keep_rows, target)
     with keeping as shards, _progress(examples, state.is_main_process) as progress:
         for outcome in deal(slots(examples), batch_size, reader.outcomes, shards, state):
             progress.update(1)
@@ -108,6 +115,16 @@ def _check_arguments(batch_size: int, on_error: str, keep_rows: bool, resume_fro
         raise ValueError(f"on_error={on_error!r} was given; it is 'raise' or 'skip'.")
     if keep_rows and resume_from is None:
         raise ValueError("keep_rows=True was asked without a folder to keep them in; give resume_from.")
+
+
+def _check_target(target: str, views: str, min_coverage: float) -> None:
+    if target not in TARGETS:
+        raise ValueError(f"target={target!r} was given; it is one of {', '.join(TARGETS)}.")
+    if target == "visual" and (views != "all" or min_coverage):
+        raise ValueError(
+            f"target='visual' was given with views={views!r} and min_coverage={min_coverage}; these choose among the "
+            "tokens that show evidence, and all visual tokens count here. Leave them out."
+        )
 
 
 @contextmanager

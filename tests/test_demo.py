@@ -36,6 +36,26 @@ def test_core_heads_carry_the_look_up(report, family):
     assert max(hybrid["bottom"], *hybrid["random_per_seed"]) <= entry["dense"] - 0.40
 
 
+GROUP_KEYS = {"top", "bottom", "random", "random_per_seed"}
+KEYS = "dense ablate hybrid ram curve top_heads chance n sink_size window_size model versions"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_report_keeps_its_keys_and_agrees_with_itself(report, family):
+    assert list(report) == FAMILIES
+    entry = report[family]
+    assert list(entry) == KEYS.split()
+    assert set(entry["ablate"]) == GROUP_KEYS | {"k"} and set(entry["hybrid"]) == GROUP_KEYS | {"keep"}
+    k, num_heads = entry["ablate"]["k"], sum(len(layer) for layer in entry["ram"])
+    assert [point["k"] for point in entry["curve"]] == sorted({1, 2, k, num_heads // 10})
+    assert entry["ablate"] in entry["curve"] and entry["hybrid"]["keep"] == k == len(entry["top_heads"])
+    for point in (*entry["curve"], entry["hybrid"]):
+        assert len(point["random_per_seed"]) == 2
+        assert point["random"] == sum(point["random_per_seed"]) / 2
+        for accuracy in (point["top"], point["bottom"], *point["random_per_seed"]):
+            assert round(accuracy * entry["n"]) / entry["n"] == accuracy
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_shipped_head_map_ranks_the_same_top_heads(report, family):
     models = find_models()

@@ -65,6 +65,11 @@ def test_a_uniform_head_has_five_percent():
     torch.testing.assert_close(ratio, torch.tensor([[0.05]]))
 
 
+def test_columns_and_top_columns_are_told():
+    tokens = key_tokens(torch.rand(4, 2, 41), torch.ones(4, 41, dtype=torch.bool), torch.tensor([1, 20, 21, 41]))
+    assert tokens.num_columns.tolist() == [1, 20, 21, 41] and tokens.num_top.tolist() == [1, 1, 2, 3]
+
+
 def test_sequences_of_different_length_and_evidence():
     row = torch.zeros(2, 1, 40)
     row[0, 0, [20, 21]] = 0.5
@@ -90,7 +95,7 @@ def test_coverage_by_hand():
     found[0, 0, 0, :2] = True
     found[0, 1, 1, 1:3] = True
     found[1, 0, 0, 0] = True
-    tokens = KeyTokens(found, torch.tensor([4, 2]))
+    tokens = KeyTokens(found, torch.tensor([4, 2]), torch.tensor([40, 20]))
     both = torch.tensor([[True, False], [False, True]])
     torch.testing.assert_close(tokens.coverage(both), torch.tensor([0.75, 0.5]))
     first = torch.tensor([[True, False], [False, False]])
@@ -100,6 +105,6 @@ def test_coverage_by_hand():
 
 
 def test_coverage_refuses_heads_of_another_model():
-    tokens = KeyTokens(torch.zeros(1, 2, 2, 4, dtype=torch.bool), torch.tensor([4]))
+    tokens = KeyTokens(torch.zeros(1, 2, 2, 4, dtype=torch.bool), torch.tensor([4]), torch.tensor([40]))
     with pytest.raises(ValueError, match=r"heads of shape \(3, 2\).*give bool \[L, Hq\]"):
         tokens.coverage(torch.zeros(3, 2, dtype=torch.bool))

@@ -1,123 +1,231 @@
-"""What the top heads do for the answers: accuracy under ablation and hybrid prefill, beside bottom and random."""
+"""What the top heads do for the answers: accuracy against ablated heads, beside bottom and random ones (Fig. 6a)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
-
+from corehead_hf.analysis.answers import Scorer, batches_digest
+from corehead_hf.analysis.groups import GROUPS, draw_groups
+from corehead_hf.analysis.intervals import (
+    Estimate,
+    check_confidence,
+    difference_estimate,
+    mean_estimate,
+    require_scipy,
+)
+from corehead_hf.analysis.interventions import Ablations
+from corehead_hf.analysis.passes import passes
+from corehead_hf.analysis.result import Result, data_frame
 from corehead_hf.families import Prepared
 from corehead_hf.head_map import HeadMap
+from corehead_hf.kernels import check_sizes
+from corehead_hf.modes import ABLATION_VARIANTS
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 @dataclass(frozen=True)
-class GroupAccuracy:
-    """Accuracy with the same number of heads taken from the top, the bottom, or at random outside the top.
+class AblationPoint:
+    """Scores with some heads ablated.
 
     Attributes:
-        count: heads in each group.
-        top, bottom: accuracies in [0, 1].
-        random: one accuracy per seed.
+        variant: of the ablation.
+        group: how the heads were chosen, one of GROUPS.
+        count: of ablated heads.
+        seed: of random heads, else None.
+        accuracy: mean score.
+        drop: mean of dense score less this one, paired by example: above 0 = the heads matter.
+    """
+
+    variant: str
+    group: str
+    count: int
+    seed: int | None
+    accuracy: Estimate
+    drop: Estimate
+
+
+@dataclass(frozen=True)
+class GroupPoint:
+    """A group at one count, over its seeds.
+
+    Attributes:
+        count: of ablated heads.
+        mean: of the seeds' accuracies.
+        low, high: the lowest and the highest end of the seeds' intervals.
+        seeds: which; empty where nothing is random.
     """
 
     count: int
-    top: float
-    bottom: float
-    random: tuple[float, ...]
+    mean: float
+    low: float
+    high: float
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblationCurve(Result):
+    """Accuracy against the number of ablated heads (Fig. 6a).
+
+    Attributes:
+        model, dataset: names.
+        num_heads: L * Hq.
+        num_examples: scored in every pass.
+        dense: mean score with nothing ablated.
+        chance: accuracy of a guess, or None.
+        points: by variant, group, count and seed.
+        sink_size, window_size: of the variant "stream".
+        confidence: of every interval.
+    """
+
+    kind: ClassVar[str] = "ablation"
+
+    model: str
+    dataset: str
+    num_heads: int
+    num_examples: int
+    dense: Estimate
+    chance: float | None
+    points: tuple[AblationPoint, ...]
+    sink_size: int = 128
+    window_size: int = 2048
+    confidence: float = 0.95
 
     @property
-    def random_mean(self) -> float:
-        return sum(self.random) / len(self.random)
+    def variants(self) -> tuple[str, ...]:
+        """Of the points, in order."""
+        return tuple(dict.fromkeys(point.variant for point in self.points))
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Of the points, in order."""
+        return tuple(dict.fromkeys(point.group for point in self.points))
+
+    def series(self, variant: str, group: str) -> list[GroupPoint]:
+        """A group's points by count, without the dense model (count 0); empty where none of its groups could be drawn.
+
+        Raises:
+            ValueError: the curve has no such variant or group at all.
+        """
+        for name, known in ((variant, self.variants), (group, self.groups)):
+            if name not in known:
+                raise ValueError(f"{name!r} was asked of an ablation curve - it has {', '.join(known)} - take one.")
+        by_count: dict[int, list[AblationPoint]] = {}
+        for point in self.points:
+            if (point.variant, point.group) == (variant, group):
+                by_count.setdefault(point.count, []).append(point)
+        return [_over_seeds(count, found) for count, found in sorted(by_count.items())]
+
+    def to_pandas(self) -> DataFrame:
+        """One row a point; the first is the dense model, variant "none" of group "dense"; without a seed it is NaN."""
+        dense = AblationPoint("none", "dense", 0, None, self.dense, Estimate(0.0, 0.0, 0.0))
+        rows = (dense, *self.points)
+        columns: dict[str, Any] = {"model": self.model, "dataset": self.dataset}
+        columns |= {name: [getattr(row, name) for row in rows] for name in ("variant", "group", "count")}
+        columns["seed"] = [float("nan") if row.seed is None else row.seed for row in rows]
+        for name in ("accuracy", "drop"):
+            for end, suffix in (("value", ""), ("low", "_low"), ("high", "_high")):
+                columns[name + suffix] = [getattr(getattr(row, name), end) for row in rows]
+        return data_frame(columns)
 
 
-def answer_accuracy(
-    model: Any,
-    processor: Any,
-    batches: Sequence[Prepared],
-    *,
-    max_new_tokens: int = 2,
-    on_batch: Callable[[], None] | None = None,
-) -> float:
-    """Share of examples whose greedily generated text equals the answer, in [0, 1].
-
-    Args:
-        batches: prepared examples with answers.
-        max_new_tokens: enough for the longest answer and the end of the turn.
-        on_batch: called after each batch, to move a progress bar.
-    """
-    right = total = 0
-    for batch in batches:
-        inputs = batch.to(model.device, model.dtype).inputs
-        tokens = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
-        texts = processor.tokenizer.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        answered = zip(texts, batch.examples, strict=True)
-        right += sum(text.strip() == example.answer for text, example in answered)
-        total += len(batch.examples)
-        if on_batch is not None:
-            on_batch()
-    if total == 0:
-        raise ValueError("an accuracy over no examples was asked; give at least one batch.")
-    return right / total
-
-
-def ablation_accuracy(
-    model: Any, head_map: HeadMap, count: int, accuracy: Callable[[], float], *, seeds: Iterable[int] = (0, 1, 2)
-) -> GroupAccuracy:
-    """Accuracy with `count` heads ablated (Fig. 6a): top, bottom, and random ones that exclude the top."""
-    return _compare(head_map, count, seeds, accuracy, model.ablate_heads)
-
-
-def hybrid_accuracy(
+def ablation_curve(
     model: Any,
     head_map: HeadMap,
-    count: int,
-    accuracy: Callable[[], float],
+    scorer: Scorer,
     *,
-    sink_size: int,
-    window_size: int,
-    seeds: Iterable[int] = (0, 1, 2),
-) -> GroupAccuracy:
-    """Accuracy with only `count` heads dense in prefill: top, bottom, and random ones that exclude the top."""
+    counts: Sequence[float | int],
+    groups: Sequence[str] = GROUPS,
+    variants: Sequence[str] = ("zero",),
+    seeds: Sequence[int] = (0, 1, 2),
+    reference: Sequence[Prepared] | None = None,
+    sink_size: int = 128,
+    window_size: int = 2048,
+    chance: float | None = None,
+    dataset: str | None = None,
+    resume_from: str | Path | None = None,
+    confidence: float = 0.95,
+) -> AblationCurve:
+    """Score a model with more and more heads ablated (Fig. 6a): one pass a variant, group, count and seed.
 
-    @contextmanager
-    def hybrid(heads: torch.Tensor):  # type: ignore[no-untyped-def]
-        model.enable_hybrid(heads=heads, sink_size=sink_size, window_size=window_size, dense_below=0)
-        try:
-            yield
-        finally:
-            model.disable_hybrid()
-
-    return _compare(head_map, count, seeds, accuracy, hybrid)
-
-
-def _compare(
-    head_map: HeadMap,
-    count: int,
-    seeds: Iterable[int],
-    accuracy: Callable[[], float],
-    intervention: Callable[[torch.Tensor], AbstractContextManager[Any]],
-) -> GroupAccuracy:
-    def under(heads: torch.Tensor) -> float:
-        with intervention(heads):
-            return accuracy()
-
-    top = head_map.top(count)
-    random = tuple(under(head_map.random(count, seed, exclude=top)) for seed in seeds)
-    return GroupAccuracy(count, under(top), under(head_map.bottom(count)), random)
-
-
-def count_from_gap(head_map: HeadMap, most: float = 0.1) -> int:
-    """How many heads stand apart: the k <= most of all heads where score k is the largest multiple of score k + 1.
+    Every group has the same number of heads, and random ones are never top ones. A claim about the top heads should
+    hold in every variant.
 
     Args:
-        most: upper limit as a share of all heads, rounded down.
+        model: a CoRe-wrapped model with no mode on.
+        head_map: ranks its heads.
+        scorer: an AnswerScorer, or any Scorer.
+        counts: heads to ablate, as in HeadMap.top; the dense point (0) is always there.
+        groups: of GROUPS; see draw_groups for what is left out.
+        variants: of modes.AblateHeads.
+        seeds: of the random groups.
+        reference: batches over which the mean outputs of "mean" are taken.
+        sink_size, window_size: tokens a head keeps in "stream".
+        chance: accuracy of a guess in [0, 1], kept in the result.
+        dataset: name of the scored data; None takes the head map's.
+        resume_from: a file that keeps every pass's scores as soon as they are known; a study that was killed goes on
+            from there, also with more counts, groups, variants or seeds.
+        confidence: of the intervals, see mean_estimate and difference_estimate.
+
+    Raises:
+        ValueError: an argument is out of range or missing, the head map is another model's, a mode is on, or
+            resume_from holds another study.
     """
-    scores = torch.sort(head_map.scores.flatten().double(), descending=True).values
-    limit = int(most * len(scores))
-    if limit < 1:
-        raise ValueError(f"most={most} of {len(scores)} heads leaves none to choose; it must cover at least one head.")
-    ratios = scores[:limit] / scores[1 : limit + 1].clamp(min=torch.finfo(torch.float32).tiny)
-    return int(ratios.argmax()) + 1
+    drawn, variants = draw_groups(head_map, counts, groups, seeds), tuple(dict.fromkeys(variants))
+    _check(variants, reference, sink_size, window_size, confidence)
+    ablations = Ablations(model, reference, sink_size, window_size)
+    settings: dict[str, Any] = {"sink_size": sink_size, "window_size": window_size}
+    if resume_from is not None:
+        settings["reference"] = None if reference is None else batches_digest(reference)
+    total, points = 1 + len(variants) * len(drawn), []
+    with passes("ablation_curve", model, head_map, scorer, total, resume_from, **settings) as made:
+        dense = made.score({"group": "dense"})
+        for variant in variants:
+            for group in drawn:
+                key = {"variant": variant, "group": group.name, "count": group.count, "seed": group.seed}
+                scores = made.score(key, ablations.of(group.heads, variant))
+                accuracy, drop = mean_estimate(scores, confidence), difference_estimate(dense, scores, confidence)
+                points.append(AblationPoint(variant, group.name, group.count, group.seed, accuracy, drop))
+        if "stream" in variants:
+            made.warn_if_short(window_size)
+    return AblationCurve(
+        model=head_map.base_model_name_or_path,
+        dataset=head_map.dataset if dataset is None else dataset,
+        num_heads=head_map.scores.numel(),
+        num_examples=len(dense),
+        dense=mean_estimate(dense, confidence),
+        chance=None if chance is None else float(chance),
+        points=tuple(points),
+        sink_size=sink_size,
+        window_size=window_size,
+        confidence=confidence,
+    )
+
+
+def _check(
+    variants: tuple[str, ...], reference: Sequence[Prepared] | None, sink_size: int, window_size: int, confidence: float
+) -> None:
+    """Before a long study, not after it."""
+    unknown = [variant for variant in variants if variant not in ABLATION_VARIANTS]
+    if unknown or not variants:
+        known = ", ".join(ABLATION_VARIANTS)
+        raise ValueError(f"variants {list(variants)} were asked for - known are {known} - name at least one.")
+    if "mean" in variants and not reference:
+        raise ValueError(
+            "variant 'mean' was asked for without reference - it puts in the heads' mean outputs over some prompts - "
+            "give batches of them, other ones than those that are scored."
+        )
+    check_sizes(sink_size, window_size)
+    check_confidence(confidence)
+    require_scipy()
+
+
+def _over_seeds(count: int, points: list[AblationPoint]) -> GroupPoint:
+    accuracies = [point.accuracy for point in points]
+    mean = sum(accuracy.value for accuracy in accuracies) / len(accuracies)
+    low, high = min(a.low for a in accuracies), max(a.high for a in accuracies)
+    return GroupPoint(count, mean, low, high, tuple(p.seed for p in points if p.seed is not None))

@@ -13,10 +13,13 @@ from corehead_hf.data.example import Evidence
 # family shows a medium once, its tokens are both, so that no view policy takes them away.
 NO_PLACE, HIRES, GLOBAL, ONLY = 0, 1, 2, 3
 VIEWS = ("all", "hires", "global")
+VISUAL_RULE = "all visual tokens"
 
 
-def view_rule(views: str, min_coverage: float) -> str:
-    """The policy in words, as head maps keep it."""
+def view_rule(views: str, min_coverage: float, target: str = "evidence") -> str:
+    """Which columns are summed, in words, as head maps keep it; target as in corehead_hf.measure."""
+    if target == "visual":
+        return VISUAL_RULE
     share = f"at least {min_coverage:g} of it shows" if min_coverage else "any of it shows"
     return f"{views} views; a visual token counts if {share} evidence"
 

@@ -32,7 +32,7 @@ class BatchReader:
     """Measures batches of one model under one rule.
 
     Args:
-        model, processor, views, min_coverage, on_error, keep_rows: as in measure.
+        model, processor, views, min_coverage, on_error, keep_rows, target: as in measure.
     """
 
     model: Any
@@ -41,6 +41,7 @@ class BatchReader:
     min_coverage: float
     on_error: str
     keep_rows: bool
+    target: str = "evidence"
 
     def outcomes(self, batch: Sequence[Slot]) -> list[Outcome]:
         """One outcome per slot of a batch, in order.
@@ -96,8 +97,8 @@ class BatchReader:
         native = native_model(self.model)
         prepared = family_of(native).prepare(self.processor, examples, views=self.views, min_coverage=self.min_coverage)
         prepared = prepared.to(input_device(native), native.dtype)
-        masks = (prepared.question_mask, prepared.evidence_mask)
-        with self.model.record_attention(*masks, keep_rows=self.keep_rows) as recording:
+        columns = prepared.visual_mask if self.target == "visual" else prepared.evidence_mask
+        with self.model.record_attention(prepared.question_mask, columns, keep_rows=self.keep_rows) as recording:
             self.model.prefill(**prepared.inputs)
         found, length = [], prepared.question_mask.shape[1]
         numbers = zip(examples, recording.ram, recording.chance.tolist(), recording.num_columns.tolist(), strict=True)

@@ -137,7 +137,7 @@ class RecordAttention:
     @property
     def key_tokens(self) -> KeyTokens:
         """KTR, hits and coverage of all layers, found [B, L, Hq, E]; needs measure_key_tokens=True."""
-        return KeyTokens(self._stack("found"), self.evidence_mask.sum(dim=1))
+        return KeyTokens(self._stack("found"), self.evidence_mask.sum(dim=1), self.num_columns)
 
     @property
     def rows(self) -> torch.Tensor:

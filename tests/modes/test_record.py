@@ -207,6 +207,7 @@ def test_key_tokens_of_the_recorded_rows(wrapped):
                 best = sorted(range(len(row)), key=lambda j: -row[j])[: -(-real // 20)]
                 expected[b, layer, head] = torch.tensor([column in best for column in columns])
     assert torch.equal(tokens.found, expected) and bool(expected.any())
+    assert tokens.num_columns.tolist() == inputs["attention_mask"].sum(dim=1).tolist()
     everything = torch.ones(L, H, dtype=torch.bool)
     covered = expected.any(dim=2).any(dim=1).sum(dim=-1) / 3
     torch.testing.assert_close(tokens.coverage(everything), covered)
