@@ -110,7 +110,7 @@ def keep(out: Path | None, final: bool = False) -> None:
     if final:
         rows = read(RESULTS)
         (out / "report.md").write_text(report.readme_section(rows, Ceilings()), encoding="utf-8")
-        if importlib.util.find_spec("matplotlib"):
+        if all(importlib.util.find_spec(name) for name in ("matplotlib", "pandas")):
             figure.draw(rows, out / "figure7.png")
 
 

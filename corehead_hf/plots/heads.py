@@ -1,63 +1,97 @@
-"""What heads do, as numbers: scores per head, accuracy against ablated heads."""
+"""Scores of every head as layer x head images: one map, or CoRe heads above vision heads."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from corehead_hf.analysis.ablation import GroupAccuracy
+from corehead_hf.families.geometry import VISUAL_RULE
 from corehead_hf.head_map import HeadMap
-from corehead_hf.plots.figure import EVIDENCE, new_figure, rectangle, ticks
+from corehead_hf.plots.figure import axes_grid, axes_or_new, color_bar, figure_of, frame, inches, index_ticks, titled
+from corehead_hf.plots.style import EVIDENCE, LABEL, SCORES, SMALL
+from corehead_hf.plots.text import about_map, counted, percent, short
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-GROUP_COLORS = {"top": "#c0392b", "bottom": "#2c7fb8", "random": "#7f8c8d"}
+CORE_LABEL = "RAM (share of attention on the evidence)"
+VISION_LABEL = "share of attention on all visual tokens"
 
 
 def head_heatmap(head_map: HeadMap, *, mark: torch.Tensor | None = None, ax: Any = None) -> Figure:
-    """RAM of every head, layers upward and heads to the right (Fig. 4).
+    """RAM of every head, layers upward and heads to the right (Fig. 4); of a map of vision heads, their scores.
 
     Args:
         mark: bool [L, Hq], heads to frame, e.g. head_map.top(0.05).
+        ax: axes to draw into; without them the figure is new.
     """
-    if ax is None:
-        num_layers, num_heads = head_map.scores.shape
-        size = (2.5 + 0.28 * num_heads, 1.4 + 0.22 * num_layers)
-        ax = new_figure(size=size)[1][0, 0]
-    figure = ax.get_figure()
-    scores = head_map.scores.numpy()
-    image = ax.imshow(scores, origin="lower", cmap="magma", vmin=0, aspect="auto", interpolation="nearest")
-    figure.colorbar(image, ax=ax, label="RAM")
-    if mark is not None:
-        for layer, head in mark.nonzero().tolist():
-            frame = {"fill": False, "edgecolor": EVIDENCE, "linewidth": 1.8}
-            ax.add_patch(rectangle((head - 0.5, layer - 0.5), 1, 1, **frame))
-    ax.set(xlabel="query head", ylabel="layer", title=f"{head_map.model_type} on {head_map.dataset}")
-    ax.set_xticks(ticks(scores.shape[1]))
-    ax.set_yticks(ticks(scores.shape[0]))
-    return figure
+    ax = axes_or_new(ax, _size(head_map, color_bars=1))
+    image = _heat(ax, head_map, float(head_map.scores.max()), mark)
+    is_vision = head_map.view_rule == VISUAL_RULE
+    color_bar(image, ax, VISION_LABEL if is_vision else CORE_LABEL)
+    framed = "" if mark is None else f"{counted(int(mark.sum()), 'head')} framed"
+    title = "Vision-head score of every head" if is_vision else "RAM of every head"
+    titled(ax, title, *about_map(head_map), framed, room=1.25 * inches(ax)[0])
+    return figure_of(ax)
 
 
-def ablation_curve(
-    points: Sequence[GroupAccuracy], *, dense: float, chance: float | None = None, title: str = "", ax: Any = None
+def head_heatmaps(
+    core: Mapping[str, HeadMap],
+    vision: Mapping[str, HeadMap] | None = None,
+    *,
+    keep: float | int = 0.05,
+    axes: Any = None,
 ) -> Figure:
-    """Accuracy against the number of ablated heads (Fig. 6a); the random group's band spans its seeds."""
-    if ax is None:
-        ax = new_figure(size=(4.6, 3.4))[1][0, 0]
-    counts = [0, *(point.count for point in points)]
-    ax.plot(
-        counts, [dense, *(p.bottom for p in points)], "s-", color=GROUP_COLORS["bottom"], label="bottom heads by RAM"
-    )
-    ax.plot(counts, [dense, *(p.random_mean for p in points)], "^-", color=GROUP_COLORS["random"], label="random heads")
-    low, high = [dense, *(min(p.random) for p in points)], [dense, *(max(p.random) for p in points)]
-    ax.fill_between(counts, low, high, color=GROUP_COLORS["random"], alpha=0.25, linewidth=0)
-    ax.plot(counts, [dense, *(p.top for p in points)], "o-", color=GROUP_COLORS["top"], label="top heads by RAM")
-    if chance is not None:
-        ax.axhline(chance, color="black", linestyle=":", linewidth=1, label="chance")
-    ax.set(xlabel="ablated heads", ylabel="accuracy", ylim=(-0.03, 1.05), title=title)
-    ax.set_xticks(counts)
-    ax.legend(frameon=False, fontsize="small")
-    return ax.get_figure()
+    """Maps side by side, CoRe heads above vision heads, one colour scale for each row (Fig. 4, App. F).
+
+    Args:
+        core: name of the column -> its map by RAM, e.g. one per data set or family.
+        vision: the same names -> the map by attention on all visual tokens; None leaves that row out.
+        keep: each map's top heads are framed; a share or a count as in HeadMap.top.
+        axes: as many axes as there are maps, row by row; without them the figure is new.
+
+    Raises:
+        ValueError: no map, other names in `vision` than in `core`, or another number of axes.
+    """
+    if not core:
+        raise ValueError("heat maps of no head map were asked for; give at least one.")
+    if vision is not None and list(vision) != list(core):
+        raise ValueError(f"vision heads of {list(vision)} were given for CoRe heads of {list(core)}; give the same.")
+    rows = [("CoRe heads", CORE_LABEL, core)]
+    rows += [("vision heads", VISION_LABEL, vision)] if vision is not None else []
+    across, up = (max(sizes) for sizes in zip(*(_size(head_map) for head_map in core.values()), strict=True))
+    grid = axes_grid(axes, len(rows), len(core), (len(core) * across + 0.9, len(rows) * up))
+    for line, (kind, label, maps) in zip(grid, rows, strict=True):
+        highest = max(float(head_map.scores.max()) for head_map in maps.values())
+        for ax, (name, head_map) in zip(line, maps.items(), strict=True):
+            image = _heat(ax, head_map, highest, head_map.top(keep))
+            which = f"top {keep}" if isinstance(keep, int) else f"top {percent(keep)}"
+            titled(ax, f"{short(name)}: {kind}, {which} framed", *about_map(head_map))
+        color_bar(image, line, label)
+    return figure_of(grid[0, 0])
+
+
+def _size(head_map: HeadMap, color_bars: int = 0) -> tuple[float, float]:
+    """Inches of a panel: cells of 0.28 x 0.22 on small maps, smaller ones on large maps."""
+    layers, heads = head_map.scores.shape
+    across, up = min(max(0.28 * heads, 2.4), 4.6), min(max(0.22 * layers, 1.5), 4.6)
+    return across + 0.6 + 0.9 * color_bars, up + 1.1
+
+
+def _heat(ax: Any, head_map: HeadMap, highest: float, mark: torch.Tensor | None) -> Any:
+    scores = head_map.scores.numpy()
+    shown = {"origin": "lower", "aspect": "auto", "interpolation": "nearest"}
+    image = ax.imshow(scores, cmap=SCORES, vmin=0, vmax=highest or 1.0, **shown)
+    layers, heads = scores.shape
+    if mark is not None:
+        across, up = inches(ax)
+        thick = min(1.6, max(0.6, 72 * 0.09 * min(across / heads, up / layers)))
+        for layer, head in mark.nonzero().tolist():
+            frame(ax, (head - 0.5, layer - 0.5, head + 0.5, layer + 0.5), EVIDENCE, thick)
+    ax.set_xlabel("query head", fontsize=LABEL)
+    ax.set_ylabel("layer", fontsize=LABEL)
+    ax.tick_params(labelsize=SMALL)
+    index_ticks(ax, layers, heads)
+    return image

@@ -83,6 +83,14 @@ class Board:
         inside = np.clip(boxes, 0, [width, height, width, height])
         return inside * [across, down, across, down] + [left, top, left, top]
 
+    def middles(self) -> tuple[np.ndarray, np.ndarray]:
+        """Two times float64 [P]: each picture's middle from the left, and that of its line from the top."""
+        sizes = [[0, 0, picture.pixels.shape[1], picture.pixels.shape[0]] for picture in self.pictures]
+        boxes = np.stack([self.on_canvas(number, np.array(size)) for number, size in enumerate(sizes)])
+        left, top, right, bottom = boxes.T
+        line_middle = {edge: (edge + bottom[top == edge].max()) / 2 for edge in np.unique(top)}
+        return (left + right) / 2, np.array([line_middle[edge] for edge in top])
+
     def covered(self) -> np.ndarray:
         """bool [H, W]: where pictures are."""
         covered = np.zeros(self.canvas.shape[:2], dtype=bool)

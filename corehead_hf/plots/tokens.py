@@ -11,12 +11,17 @@ import numpy as np
 from corehead_hf.data.example import Box, Video
 from corehead_hf.families import Geometry, Prepared
 from corehead_hf.families.geometry import GLOBAL, HIRES, NO_PLACE, ONLY
-from corehead_hf.plots.figure import EVIDENCE, new_figure, rectangle
+from corehead_hf.plots.figure import figure_of, frame, inches, new_figure, titled
 from corehead_hf.plots.pictures import Picture, faded, pictures_of
+from corehead_hf.plots.style import GREEN, SMALL, TITLE, VERMILION
+from corehead_hf.plots.text import wrapped
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+LEGEND = (
+    "Boxed: evidence. Filled: tokens marked as showing it. Grid: dark blue = first token in the prompt, yellow = last."
+)
 VIEW_NAMES = {HIRES: "high-resolution view", GLOBAL: "view of the whole", ONLY: "only view"}
 
 
@@ -44,10 +49,10 @@ def token_overlay(
 ) -> Figure:
     """The visual tokens of one example as grids over its media: one panel per view of an image or frame.
 
-    The evidence is boxed (red), and the tokens that count as evidence are filled (green); the grid's colour runs from
-    the first token of a medium (dark blue) to the last (yellow). A token that mixes cells of a shrunk grid is drawn as
-    the box around them, so that its neighbours overlap; one that shows two frames stands in the panels of both. Tokens
-    on padding reach over the picture's edge.
+    The evidence is boxed (red, cased in black), and the tokens that count as evidence are filled (green); the grid's
+    colour runs from the first token of a medium (dark blue) to the last (yellow). A token that mixes cells of a shrunk
+    grid is drawn as the box around them, so that its neighbours overlap; one that shows two frames stands in the panels
+    of both. Tokens on padding reach over the picture's edge.
 
     Args:
         prepared: a batch; its evidence_mask says which tokens count.
@@ -65,15 +70,18 @@ def token_overlay(
     flat = np.asarray(axes, dtype=object).ravel()
     if len(flat) < len(panels):
         raise ValueError(f"{len(flat)} axes were given for {len(panels)} panels; give one axes per panel.")
+    figure = figure_of(flat[0])
+    room = 1.3 * inches(flat[0])[0]
     for ax, panel in zip(flat, panels, strict=False):
         _draw(ax, panel)
+        titled(ax, panel.title, room=room, size=SMALL)
     for ax in flat[len(panels) :]:
         ax.set_axis_off()
-    figure = flat[0].get_figure()
     if alone:
         visual, evidence = (int(m[index].sum()) for m in (prepared.visual_mask, prepared.evidence_mask))
         note = pictures_of(prepared.examples[index], max_frames)[1]
-        figure.suptitle(f"{visual} visual tokens, {evidence} marked" + (f" ({note})" if note else ""))
+        figure.suptitle(f"{visual} visual tokens, {evidence} marked" + (f" ({note})" if note else ""), fontsize=TITLE)
+        figure.supxlabel(wrapped(LEGEND, 0.95 * figure.get_figwidth(), SMALL), fontsize=SMALL)
     return figure
 
 
@@ -115,13 +123,12 @@ def _draw(ax: Any, panel: Panel) -> None:
     ax.imshow(faded(panel.picture.pixels), extent=(0, width, height, 0))
     left, top, right, bottom = panel.boxes.T
     corners = np.stack([left, top, right, top, right, bottom, left, bottom], axis=1).reshape(-1, 4, 2)
-    ax.add_collection(PolyCollection(list(corners[panel.counted]), facecolors=EVIDENCE, edgecolors="none", alpha=0.6))
+    ax.add_collection(PolyCollection(list(corners[panel.counted]), facecolors=GREEN, edgecolors="none", alpha=0.6))
     grid = PolyCollection(list(corners), facecolors="none", linewidths=0.5)
     grid.set_edgecolor(colormaps["plasma"](panel.order))
     ax.add_collection(grid)
-    for x0, y0, x1, y1 in panel.evidence:
-        ax.add_patch(rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor="#c0392b", linewidth=1.6))
+    for box in panel.evidence:
+        frame(ax, box, VERMILION, 1.8)
     ax.set_xlim(min(0, left.min(initial=0)), max(width, right.max(initial=0)))
     ax.set_ylim(max(height, bottom.max(initial=0)), min(0, top.min(initial=0)))
     ax.set(xticks=[], yticks=[], aspect="equal")
-    ax.set_title(panel.title, fontsize="small", loc="left")

@@ -9,6 +9,7 @@ from benchmarks import figure, report
 from benchmarks.harness import COLUMNS
 from benchmarks.roofline import Ceilings
 from benchmarks.rows import bound, groups, latest, ratio, read
+from corehead_hf import plots
 
 ROOT = Path(__file__).resolve().parents[2]
 H200, CPU = "NVIDIA H200", "cpu (2 of 2 cores, X)"
@@ -148,13 +149,18 @@ def test_command(rows, tmp_path, capsys):
 
 def test_figure_of_gpu_prefill_else_of_attention(rows, tmp_path):
     pytest.importorskip("matplotlib")
+    pytest.importorskip("pandas")
     prefill = [line("hybrid", 1, 2, 3, kind="prefill", n=n) for n in (2048, 1024)]
     newer = line("hybrid", 1, 5, 6, kind="prefill", n=1024, date="2026-01-02")
-    panels = figure.lines(rows(*RUN, *prefill, newer))
+    panels = figure.tables(rows(*RUN, *prefill, newer))
     assert list(panels) == [(H200, "Qwen3-VL-8B bfloat16")]
-    ((setting, found),) = panels[H200, "Qwen3-VL-8B bfloat16"].items()
-    assert setting == ("hybrid", 0.25, 16) and [(row.n, row.p50) for row in found] == [(1024, 5), (2048, 2)]
-    assert set(figure.lines(rows(*RUN))) == {(H200, "4q2kv d32 bfloat16")}
+    (drawn,) = plots.latency_curve(panels[H200, "Qwen3-VL-8B bfloat16"]).axes[0].containers
+    assert drawn.lines[0].get_xydata().tolist() == [[1024, 5], [2048, 2]], "the latest of each length counts"
+    attention = figure.tables(rows(*RUN))
+    assert set(attention) == {(H200, "4q2kv d32 bfloat16")}
+    table = attention[H200, "4q2kv d32 bfloat16"]
+    assert table["p50_ms"].tolist() == [12, 8, 2, 4, 7]
+    assert table["window"].isna().tolist() == [True, True, False, False, True]
     figure.draw(read(tmp_path), tmp_path / "figure.png")
     assert (tmp_path / "figure.png").read_bytes()[:4] == b"\x89PNG"
     with pytest.raises(ValueError, match="nothing|no prefill"):
