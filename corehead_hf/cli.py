@@ -7,12 +7,32 @@ import json
 import sys
 
 from corehead_hf._version import __version__
-from corehead_hf.commands import autotune, demo, measure, show
+from corehead_hf.commands import (
+    ablate,
+    autotune,
+    demo,
+    explore,
+    key_tokens,
+    measure,
+    plot,
+    show,
+    stability,
+    sweep,
+    vision_heads,
+)
+from corehead_hf.commands.output import add_format_argument
 
 VERBS = {
     "demo": demo,
     "measure": measure,
     "show": show,
+    "stability": stability,
+    "vision-heads": vision_heads,
+    "key-tokens": key_tokens,
+    "ablate": ablate,
+    "sweep": sweep,
+    "plot": plot,
+    "explore": explore,
     "autotune": autotune,
 }
 
@@ -27,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     for name, command in VERBS.items():
         verb = verbs.add_parser(name, help=command.HELP, description=command.HELP)
         command.add_arguments(verb)
-        verb.add_argument("--format", choices=("text", "json"), default="text", help="what is printed (default: text)")
+        add_format_argument(verb, "text")
     arguments = parser.parse_args(argv)
     try:
         output = VERBS[arguments.verb].run(arguments)
@@ -35,8 +55,14 @@ def main(argv: list[str] | None = None) -> int:
         print(f"corehead {arguments.verb}: {error}", file=sys.stderr)
         return 1
     if output is not None:
-        print(json.dumps(output.data, allow_nan=False) if arguments.format == "json" else output.text)
+        print(_printable(json.dumps(output.data, allow_nan=False) if arguments.format == "json" else output.text))
     return 0
+
+
+def _printable(text: str) -> str:
+    """What standard output cannot encode, written as escapes."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 if __name__ == "__main__":

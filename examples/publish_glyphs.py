@@ -2,18 +2,21 @@
 
     python examples/publish_glyphs.py hub_artifacts
 
-For every checkpoint in the folder: NAME/README.md with the held-out accuracies, and NAME-head-map/, a repository.
+For every checkpoint in the folder: NAME/README.md with the held-out accuracies and figures/, and NAME-head-map/, a
+repository. Needs matplotlib and scipy.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import tempfile
 from pathlib import Path
 
 from corehead_hf.demo import PAGES, DemoResult, find_models, run_demo
 
+FIGURES = ("head_heatmap.png", "ablation_curve.png")  # of corehead demo
 CARD = """---
 library_name: transformers
 pipeline_tag: image-text-to-text
@@ -37,7 +40,11 @@ Measured on {n} held-out examples of {lengths} visual tokens (chance {chance:.3f
 | {k} of 48 heads ablated | {a[top]:.3f} | {a[bottom]:.3f} | {a[random]:.3f} |
 | {k} of 48 dense, others sink {sink_size} + window {window_size} | {h[top]:.3f} | {h[bottom]:.3f} | {h[random]:.3f} |
 
+![Accuracy against the number of ablated heads: top, bottom and random ones](figures/ablation_curve.png)
+
 The top heads, (layer, head): {heads}. k is where RAM falls by the largest factor. Its head map: `{name}-head-map`.
+
+![RAM of every head, layers upward, heads to the right](figures/head_heatmap.png)
 
 Training: `examples/train_glyphs.py --family {family} --seed {seed} --steps {steps} --lr {lr}`, {minutes:.0f} minutes
 with both cores shared; curve in `training.json`. Stage 1 aligns visual tokens with the embeddings of their letter and
@@ -48,7 +55,9 @@ become a single point of failure, which RAM cannot see.
 ```python
 from corehead_hf import AutoCoReModel, load_processor
 
-model = AutoCoReModel.from_pretrained("hub_artifacts/{name}", head_map="hub_artifacts/{name}-head-map")
+model = AutoCoReModel.from_pretrained(
+    "hub_artifacts/{name}", head_map="hub_artifacts/{name}-head-map"
+)
 processor = load_processor("hub_artifacts/{name}")
 ```
 """
@@ -83,6 +92,10 @@ def main() -> None:
     models = find_models(folder)
     with tempfile.TemporaryDirectory() as scratch:
         results = run_demo(models, scratch, num_measured=192)
+        for family, path in models.items():
+            (path / "figures").mkdir(exist_ok=True)
+            for name in FIGURES:
+                shutil.copyfile(Path(scratch) / family / name, path / "figures" / name)
     for family, result in results.items():
         write_card(family, models[family], result)
         result.head_map.save_pretrained(folder / f"{models[family].name}-head-map")

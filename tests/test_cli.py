@@ -1,21 +1,14 @@
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from corehead_hf import __version__, cli
-from corehead_hf.demo import find_models
 
-
-def test_show_prints_the_ranking(capsys):
-    folder = next(path for path in find_models().values())
-    assert cli.main(["show", f"{folder}-head-map", "--top", "3"]) == 0
-    printed = capsys.readouterr().out.splitlines()
-    assert folder.name in printed[0]
-    assert "chance level 0.0" in printed[1] and "Spearman" in printed[1]
-    rows = [line.split() for line in printed if line.split()[0].isdigit()]
-    scores = [float(row[3]) for row in rows]
-    assert len(scores) == 3 and scores == sorted(scores, reverse=True)
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_version(capsys):
@@ -79,7 +72,24 @@ def test_autotune_of_what_cannot_be_measured_exits_with_1(tuned, capsys):
         assert "sees no GPU" in capsys.readouterr().err
 
 
-def test_wrong_usage_exits_with_2():
+@pytest.mark.parametrize("words", [["fly"], [], ["show"], ["show", "map", "--format", "xml"], ["plot", "pie"]])
+def test_wrong_usage_exits_with_2(words):
     with pytest.raises(SystemExit) as exit_:
-        cli.main(["fly"])
+        cli.main(words)
     assert exit_.value.code == 2
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_every_verb_helps_and_answers_in_both_formats(verb, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        cli.main([verb, "--help"])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert exit_.value.code == 0 and "--format {text,json}" in printed
+    assert " ".join(cli.VERBS[verb].HELP.split()[:4]) in printed
+
+
+def test_help_needs_no_torch():
+    code = "import sys; from corehead_hf import cli; cli.main(sys.argv[1:])"
+    script = f"try:\n    {code}\nexcept SystemExit:\n    assert 'torch' not in sys.modules"
+    for words in (["--help"], ["ablate", "--help"], ["plot", "heatmap", "--help"]):
+        subprocess.run([sys.executable, "-c", script, *words], cwd=ROOT, check=True, capture_output=True)

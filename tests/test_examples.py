@@ -49,6 +49,32 @@ def test_token_geometry(tmp_path):
     assert (tmp_path / "token_geometry.png").exists()
 
 
+def test_paper_figures(tmp_path):
+    for library in ("matplotlib", "scipy", "pandas"):
+        pytest.importorskip(library)
+    from corehead_hf.analysis import Result
+
+    printed = run("06_paper_figures.py", "--quick", "--family", "qwen3_vl", "--out", str(tmp_path))
+    lines = [line.split(None, 1) for line in printed.splitlines()]
+    assert {line[0] for line in lines[:-1]} == {"qwen3_vl"} and f"in {tmp_path}/" in printed
+    assert sum("accuracy 1.000" in line[1] for line in lines) == 4  # the layouts are ones that the model answers
+    found = {path.stem: Result.load(path) for path in (tmp_path / "qwen3_vl").glob("*.json")}
+    assert set(found) == {"ablation", "keep_sweep", "key_tokens", "stability", "vision_heads"}
+    assert len(found["stability"].names) == 4 and (0, 1) in found["stability"].universal
+    assert found["ablation"].variants == ("zero", "mean", "visual", "stream")
+    figures = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.png")}
+    own = {*found, "heatmaps", "spearman", "convergence", "overlay_pages"} - {"keep_sweep", "vision_heads"}
+    own |= {"keep_curve", "vision_overlap"}
+    assert {f"qwen3_vl/{name}.png" for name in own} <= figures
+    assert {"ablation.png", "heatmaps.png", "spearman.png", "latency_hybrid_attention_0.png"} <= figures
+
+
+def test_explorer(tmp_path):
+    printed = run("07_explorer.py", "--family", "qwen3_vl", "--out", str(tmp_path))
+    page = tmp_path / "qwen3_vl.html"
+    assert str(page) in printed and page.read_text().startswith("<!doctype html>") and page.stat().st_size < 5e6
+
+
 @pytest.mark.parametrize("family", ["qwen3_vl", "llava_onevision", "internvl"])
 def test_training_writes_a_checkpoint_that_loads(tmp_path, family):
     import transformers

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from corehead_hf.commands.loading import (
     add_data_arguments,
@@ -14,12 +12,9 @@ from corehead_hf.commands.loading import (
     dataset_name,
     load_examples,
     load_model,
+    pick_example,
 )
 from corehead_hf.commands.output import Output
-
-if TYPE_CHECKING:
-    from corehead_hf.data import ExampleSet
-    from corehead_hf.data.example import Example
 
 HELP = "write one HTML page on which every head's attention is painted over an example"
 
@@ -44,7 +39,7 @@ def run(arguments: argparse.Namespace) -> Output:
 
     if arguments.out.is_dir():
         raise ValueError(f"--out {arguments.out} was given - that is a folder - give the page's file.")
-    example = _pick(load_examples(arguments), arguments.example)
+    example = pick_example(load_examples(arguments), arguments.example)
     head_map = None if arguments.head_map is None else HeadMap.from_pretrained(arguments.head_map)
     model, processor = load_model(arguments)
     options = {name: getattr(arguments, name) for name in ("views", "min_coverage", "max_frames")}
@@ -69,19 +64,3 @@ def run(arguments: argparse.Namespace) -> Output:
         "notes": list(page.notes),
     }
     return Output("\n".join(lines), data)
-
-
-def _pick(examples: ExampleSet, wanted: str) -> Example:
-    """The example with an id or, where there is none, with a number from 0; only what is before a number is decoded."""
-    ids = [row.id for row in examples.source.iter_rows()]
-    if wanted in ids:
-        others = [name for name in ids if name not in (None, wanted)]
-        found = next(iter(examples.without(others)), None)  # type: ignore[arg-type]
-    else:
-        found = next(islice(examples, int(wanted), None), None) if wanted.isdecimal() else None
-    if found is None:
-        raise ValueError(
-            f"--example {wanted} was given - the data has {len(ids)} rows, and no example of this id or number; see "
-            f"--limit and --on-error - give an id, such as {ids[0] if ids else None!r}, or a number from 0."
-        )
-    return found

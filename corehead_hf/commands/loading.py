@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from corehead_hf.data import ExampleSet
+    from corehead_hf.data.example import Example
 
 GLYPHS_EXAMPLES, GLYPHS_SEED = 64, 777
 
@@ -22,15 +24,23 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     add("--revision", help="the model's commit, branch or tag on the Hub")
 
 
-def add_data_arguments(parser: argparse.ArgumentParser) -> None:
-    """The annotated examples."""
+def add_data_arguments(parser: argparse.ArgumentParser, named: bool = True) -> None:
+    """The annotated examples; `named` adds what they are called in a result."""
     add = parser.add_argument
     add("--data", required=True, metavar="NAME|FILE.jsonl", help="a data set by name, or one's own annotations")
     add("--path", help="the data set's folder or Hub id; not for glyphs, which is generated, nor for FILE.jsonl")
     add("--option", action="append", default=[], metavar="KEY=VALUE", help="of the data set, such as split=test")
     add("--limit", type=int, help="at most so many examples")
     add("--on-error", choices=("raise", "skip"), default="raise", help="what a wrong row or example does")
-    add("--dataset", help="name kept in the result (default: the Hub id, else the data set's name)")
+    if named:
+        add("--dataset", help="name kept in the result (default: the Hub id, else the data set's name)")
+
+
+def add_rule_arguments(parser: argparse.ArgumentParser) -> None:
+    """What counts as evidence."""
+    add = parser.add_argument
+    add("--views", choices=("all", "hires", "global"), default="all", help="which views of a picture count as evidence")
+    add("--min-coverage", type=float, default=0.0, help="share of a visual token that must show evidence")
 
 
 def load_model(arguments: argparse.Namespace) -> tuple[Any, Any]:
@@ -67,6 +77,26 @@ def load_examples(arguments: argparse.Namespace) -> ExampleSet:
         return load(arguments.data, arguments.path, **common)
     except TypeError as error:  # an option that is unknown or missing
         raise ValueError(f"{error} Give options as --option KEY=VALUE.") from error
+
+
+def pick_example(examples: ExampleSet, wanted: str) -> Example:
+    """The example with an id or, where there is none, with a number from 0; only what is before a number is decoded.
+
+    Raises:
+        ValueError: there is neither.
+    """
+    ids = [row.id for row in examples.source.iter_rows()]
+    if wanted in ids:
+        others = [name for name in ids if name not in (None, wanted)]
+        found = next(iter(examples.without(others)), None)  # type: ignore[arg-type]
+    else:
+        found = next(islice(examples, int(wanted), None), None) if wanted.isdecimal() else None
+    if found is None:
+        raise ValueError(
+            f"--example {wanted} was given - the data has {len(ids)} rows, and no example of this id or number; see "
+            f"--limit and --on-error - give an id, such as {ids[0] if ids else None!r}, or a number from 0."
+        )
+    return found
 
 
 def dataset_name(arguments: argparse.Namespace) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from corehead_hf.commands.loading import (
     add_data_arguments,
     add_model_arguments,
+    add_rule_arguments,
     dataset_name,
     load_examples,
     load_model,
@@ -21,14 +22,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
     add_model_arguments(parser)
     add_data_arguments(parser)
+    add_rule_arguments(parser)
     add = parser.add_argument
     add("--out", type=Path, required=True, help="folder of the head map")
     add("--resume-from", type=Path, metavar="DIR", help="keep every result here, and go on from what is there")
     add("--keep-rows", action="store_true", help="also keep each example's attention rows there; large")
     add("--until-stable", type=float, metavar="RHO", help="stop once the ranking is this stable, e.g. 0.99")
     add("--batch-size", type=int, default=8, help="examples a prefill (default: 8)")
-    add("--views", choices=("all", "hires", "global"), default="all", help="which views of a picture count as evidence")
-    add("--min-coverage", type=float, default=0.0, help="share of a visual token that must show evidence")
+    add("--target", choices=("evidence", "visual"), default="evidence", help="visual: attention on all visual tokens")
     add("--top", type=int, default=10, help="how many heads to print (default: 10)")
 
 
@@ -46,7 +47,7 @@ def run(arguments: argparse.Namespace) -> Output | None:
         examples,
         dataset=dataset_name(arguments),
         base_model_revision=getattr(model.config, "_commit_hash", None),
-        **{name: getattr(arguments, name) for name in ("batch_size", "views", "min_coverage", "on_error")},
+        **{name: getattr(arguments, name) for name in ("batch_size", "views", "min_coverage", "on_error", "target")},
         **{name: getattr(arguments, name) for name in ("resume_from", "keep_rows", "until_stable")},
     )
     output = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,3 +18,8 @@ class Output:
 
     text: str
     data: dict[str, Any]
+
+
+def add_format_argument(parser: argparse.ArgumentParser, default: str) -> None:
+    """Which of the two is printed."""
+    parser.add_argument("--format", choices=("text", "json"), default=default, help="what is printed (default: text)")

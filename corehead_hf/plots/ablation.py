@@ -33,7 +33,7 @@ def ablation_curve(curve: AblationCurve, variant: str | Sequence[str] = "zero", 
     Bands are the intervals of the study, over seeds their envelope.
 
     Args:
-        variant: of ablation; several give one panel each.
+        variant: of ablation; several give one panel each, four two by two.
         ax: axes to draw into, as many as there are variants; without them the figure is new.
 
     Raises:
@@ -43,8 +43,10 @@ def ablation_curve(curve: AblationCurve, variant: str | Sequence[str] = "zero", 
     missing = [name for name in variants if name not in curve.variants]
     if missing or not variants:
         raise ValueError(f"ablation variants {variants} were asked for - the study has {list(curve.variants)}.")
-    grid = axes_grid(ax, 1, len(variants), (4.8 * len(variants), 3.7))
-    for panel, name in zip(grid[0], variants, strict=True):
+    lines = 2 if len(variants) == 4 else 1
+    across = len(variants) // lines
+    grid = axes_grid(ax, lines, across, (4.8 * across, 3.7 * lines))
+    for panel, name in zip(grid.ravel(), variants, strict=True):
         _ablation_panel(panel, curve, name)
     return figure_of(grid[0, 0])
 

@@ -68,7 +68,7 @@ def head_heatmaps(
         for ax, (name, head_map) in zip(line, maps.items(), strict=True):
             image = _heat(ax, head_map, highest, head_map.top(keep))
             which = f"top {keep}" if isinstance(keep, int) else f"top {percent(keep)}"
-            titled(ax, f"{short(name)}: {kind}, {which} framed", *about_map(head_map))
+            titled(ax, f"{short(name)}: {kind}", *about_map(head_map), f"{which} framed")
         color_bar(image, line, label)
     return figure_of(grid[0, 0])
 

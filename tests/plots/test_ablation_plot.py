@@ -63,6 +63,15 @@ def test_every_variant_has_its_panel():
     assert alone.lines[-1].get_xydata().tolist() == axes[0, 1].lines[-1].get_xydata().tolist()
 
 
+def test_four_variants_stand_two_by_two():
+    variants = ("zero", "mean", "visual", "stream")
+    panels = plots.ablation_curve(ablation(variants=variants), variants).axes
+    places = [(ax.get_subplotspec().rowspan.start, ax.get_subplotspec().colspan.start) for ax in panels]
+    assert places == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    for ax, words in zip(panels, ("set to zero", "its mean", "visual columns", "sink 128 + window 2048"), strict=True):
+        assert words in ax.get_title(loc="left").replace("\n", " ")
+
+
 def test_variants_and_axes_that_are_not_there_are_refused():
     with pytest.raises(ValueError, match=r"\['mean'\] were asked for - the study has \['zero'\]"):
         plots.ablation_curve(ablation(), "mean")
