@@ -7,12 +7,15 @@ import json
 import sys
 
 from corehead_hf._version import __version__
-from corehead_hf.commands import autotune, demo, measure, show
+from corehead_hf.commands import autotune, demo, info, measure, pull, push, show
 
 VERBS = {
     "demo": demo,
     "measure": measure,
     "show": show,
+    "info": info,
+    "push": push,
+    "pull": pull,
     "autotune": autotune,
 }
 

@@ -2,7 +2,8 @@
 
     python examples/publish_glyphs.py hub_artifacts
 
-For every checkpoint in the folder: NAME/README.md with the held-out accuracies, and NAME-head-map/, a repository.
+For every checkpoint in the folder: NAME/README.md with the held-out accuracies, and NAME-head-map/, a repository as
+`corehead push` uploads it.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ def main() -> None:
         results = run_demo(models, scratch, num_measured=192)
     for family, result in results.items():
         write_card(family, models[family], result)
-        result.head_map.save_pretrained(folder / f"{models[family].name}-head-map")
+        result.head_map.save_pretrained(folder / f"{models[family].name}-head-map", license="apache-2.0")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from corehead_hf.commands.output import Output
 
@@ -12,7 +11,7 @@ HELP = "print a head map's provenance and top heads"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
-    parser.add_argument("head_map", type=Path, help="folder of the head map")
+    parser.add_argument("head_map", help="folder or Hub id of the head map")
     parser.add_argument("--top", type=int, default=10, help="how many heads (default: 10)")
 
 
