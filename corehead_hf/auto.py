@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from transformers import AutoConfig, AutoModelForImageTextToText, PretrainedConfig
@@ -12,6 +13,9 @@ from corehead_hf.families import family_of_config
 from corehead_hf.head_map import HeadMap
 from corehead_hf.model import CoReModelMixin
 from corehead_hf.patching import install_core
+
+# Of the model's own arguments, those that serve a head map from the Hub as well.
+_SHARED_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token")
 
 # What AutoConfig needs to find the same repository the weights come from.
 _HUB_ARGUMENTS = (
@@ -41,13 +45,18 @@ class AutoCoReModel:
         pretrained_model_name_or_path: str | Path,
         *model_args: Any,
         head_map: HeadMap | str | Path | None = None,
+        head_map_revision: str | None = None,
         **kwargs: Any,
     ) -> Any:
         """Load a model of a supported family and install CoRe.
 
         Args:
             pretrained_model_name_or_path: Hub id or folder.
-            head_map: a head map to load as well; see CoReModelMixin.load_head_map.
+            head_map: a head map to load as well, read before the weights: a HeadMap, folder or Hub id, which may be the
+                model's own; see CoReModelMixin.load_head_map. cache_dir, force_download, local_files_only and token
+                serve it too; load_head_map(..., subfolder=) takes one from a subfolder.
+            head_map_revision: branch, tag or commit of the map; None is that of the model where both are in one
+                repository, else main.
             kwargs: everything AutoModelForImageTextToText.from_pretrained takes. `attn_implementation` names the dense
                 backend, as always; `dtype` defaults to "auto" on every transformers version.
 
@@ -55,7 +64,9 @@ class AutoCoReModel:
             The native model with the methods of CoReModelMixin; with output_loading_info=True a pair, as upstream.
 
         Raises:
-            ValueError: the model type is not supported (before any weight is read), or attn_implementation names CoRe.
+            ValueError: the model type is not supported or the head map does not fit (before any weight is read), or
+                attn_implementation names CoRe.
+            HeadMapHubError: the head map cannot be had; an OSError whose subclasses say why.
         """
         config = kwargs.pop("config", None)
         if not isinstance(config, PretrainedConfig):
@@ -69,6 +80,9 @@ class AutoCoReModel:
                 f"attn_implementation={implementation!r} was asked; it names the dense backend that CoRe runs on "
                 "(sdpa, eager, flash_attention_2, ...). CoRe itself is always installed."
             )
+        head_map = _read_head_map(head_map, head_map_revision, pretrained_model_name_or_path, kwargs)
+        if head_map is not None:
+            head_map.check_fits(SimpleNamespace(config=config))
         if "torch_dtype" not in kwargs:
             kwargs.setdefault("dtype", "auto")
         loaded = AutoModelForImageTextToText.from_pretrained(
@@ -86,6 +100,7 @@ class AutoCoReModel:
 
         Raises:
             ValueError: the model's family is not supported, or the head map does not fit.
+            HeadMapHubError: the head map cannot be had.
             RuntimeError: CoRe is already installed.
         """
         install_core(model, CoReModelMixin)
@@ -96,3 +111,17 @@ class AutoCoReModel:
                 model.uninstall_core()
                 raise
         return model
+
+
+def _read_head_map(
+    head_map: HeadMap | str | Path | None, revision: str | None, model: str | Path, kwargs: dict[str, Any]
+) -> HeadMap | None:
+    """The map that from_pretrained is asked for, with the arguments that it shares with the model."""
+    if head_map is None or isinstance(head_map, HeadMap):
+        if revision is not None:
+            raise ValueError(f"head_map_revision={revision!r} was given without a Hub id as head_map. Leave it out.")
+        return head_map
+    if revision is None and str(head_map) == str(model) and not Path(head_map).is_dir():
+        revision = kwargs.get("revision")
+    shared = {name: kwargs[name] for name in _SHARED_ARGUMENTS if kwargs.get(name) is not None}
+    return HeadMap.from_pretrained(head_map, revision=revision, **shared)

@@ -12,9 +12,12 @@ from corehead_hf.commands import (
     autotune,
     demo,
     explore,
+    info,
     key_tokens,
     measure,
     plot,
+    pull,
+    push,
     show,
     stability,
     sweep,
@@ -33,6 +36,9 @@ VERBS = {
     "sweep": sweep,
     "plot": plot,
     "explore": explore,
+    "info": info,
+    "push": push,
+    "pull": pull,
     "autotune": autotune,
 }
 

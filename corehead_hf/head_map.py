@@ -1,127 +1,51 @@
-"""HeadMap: the RAM of every query head of one checkpoint, with the provenance needed to measure it again.
+"""HeadMap: the head scores of one checkpoint in a folder, on the Hub, and against a model.
 
-Decides how heads are ranked and picked, and whether a map fits a model. What is valid in its fields is in
-head_map_fields.py, its files are head_map_format.py's; how RAM is measured is decided elsewhere.
+What it holds and how heads are picked is in head_map_scores.py, its files are head_map_format.py's, every word with
+the Hub is head_map_hub.py's.
 """
 
 from __future__ import annotations
 
 import functools
 import logging
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path, PurePath
 from typing import Any
 
-import numpy as np
-import torch
-
+from corehead_hf import head_map_import
 from corehead_hf._version import __version__
 from corehead_hf.head_map_card import model_card
-from corehead_hf.head_map_fields import as_tensor, check_optional, check_provenance, check_sums, model_shape
-from corehead_hf.head_map_format import HeadMapFormatError, read_files, write_files
+from corehead_hf.head_map_fields import model_shape
+from corehead_hf.head_map_format import PICTURE_NAME, HeadMapFormatError, read_files, write_files
+from corehead_hf.head_map_hub import HubOptions, locate, open_map
 from corehead_hf.head_map_merge import merged_fields
+from corehead_hf.head_map_picture import head_map_png
+from corehead_hf.head_map_publish import PublishedMap, PushedMap, PushTarget, find_maps, push_folder
+from corehead_hf.head_map_scores import HeadScores
 from corehead_hf.head_map_sums import RamSums
-from corehead_hf.head_picks import draw_heads, head_count
+from corehead_hf.head_picks import head_count
 
 logger = logging.getLogger(__name__)
 
+__all__ = ["HeadMap", "HeadMapFormatError", "head_count"]
+
 _TENSORS = ("scores", "spread", "count")
-_OPTIONAL = ("num_skipped", "convergence", "parts")
+OPTIONAL = ("num_skipped", "convergence", "parts", "score_rule")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class HeadMap:
-    """RAM of every query head of one checkpoint, averaged over a data set.
+class HeadMap(HeadScores):
+    """RAM of every query head of one checkpoint, averaged over a data set; kept in a folder, shared on the Hub.
 
-    Tensors are kept as CPU copies, and may be given as NumPy arrays or nested lists.
-
-    Args:
-        scores: float32 [L, Hq], mean RAM in [0, 1]; higher = reads the evidence more.
-        spread: float32 [L, Hq], standard deviation of RAM over the examples, in [0, 1].
-        count: int64 [L], examples behind each layer's means, in 1..num_examples; an int means all layers.
-        base_model_name_or_path: Hub id or path of the measured checkpoint.
-        base_model_revision: its commit, 40 lower-case hex digits; None for a local model.
-        model_type: `config.model_type` of the whole model, e.g. "qwen3_vl".
-        num_layers, num_heads, num_kv_heads, head_dim: L, Hq, Hkv (divides Hq) and D of the text decoder.
-        dataset: Hub id or name of the data set.
-        num_examples: examples measured.
-        question_rule: how the question tokens are chosen.
-        view_rule: which views of an image count as evidence.
-        versions: package -> version; at least torch, transformers and corehead_hf.
-        sums: the exact sums behind scores and spread, for merge; None where they are unknown.
-        num_skipped: examples that could not be measured; None where that is unknown.
-        convergence: (examples, Spearman's rho between their ranking and that of their first half) per check, or None.
-        parts: of a merged map, dataset, num_examples and num_skipped of what it was made of; else None.
-
-    Raises:
-        TypeError, ValueError: a field is of another type or out of range, or contradicts another.
+    The fields, and what they may hold, are those of HeadScores.
     """
 
-    scores: torch.Tensor
-    spread: torch.Tensor
-    count: torch.Tensor
-    base_model_name_or_path: str
-    base_model_revision: str | None
-    model_type: str
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    dataset: str
-    num_examples: int
-    question_rule: str
-    view_rule: str
-    versions: dict[str, str]
-    sums: RamSums | None = None
-    num_skipped: int | None = None
-    convergence: tuple[tuple[int, float], ...] | None = None
-    parts: tuple[dict[str, Any], ...] | None = None
-
-    def __post_init__(self) -> None:
-        check_provenance(self.__dict__)
-        shape = (self.num_layers, self.num_heads)
-        count = [self.count] * self.num_layers if isinstance(self.count, int) else self.count
-        checked = {
-            "scores": as_tensor("scores", self.scores, torch.float32, shape),
-            "spread": as_tensor("spread", self.spread, torch.float32, shape),
-            "count": as_tensor("count", count, torch.int64, shape[:1], 1, self.num_examples),
-            "versions": {package: str(version) for package, version in self.versions.items()},
-            **check_optional(self.__dict__),
-        }
-        if self.sums is not None:
-            checked["sums"] = check_sums(self.sums, checked, self.num_examples)
-        for name, value in checked.items():
-            object.__setattr__(self, name, value)
-
-    def __repr__(self) -> str:
-        layer, head = self.ranking()[0].tolist()
-        return (
-            f"HeadMap({self.base_model_name_or_path!r:.100}, {self.num_examples} examples of "
-            f"{self.dataset!r:.100}, {self.num_layers} layers x {self.num_heads} heads, top: "
-            f"layer {layer} head {head} with RAM {self.scores[layer, head]:.4f})"
-        )
-
     @property
-    def uniform_count(self) -> int | None:
-        """The count that all layers share, or None if they differ."""
-        return int(self.count[0]) if bool((self.count == self.count[0]).all()) else None
-
-    @property
-    def chance(self) -> float | None:
-        """RAM of a head that attends to all it may see alike, mean over the examples; None without sums."""
-        return None if self.sums is None else self.sums.mean_chance(self.num_examples)
-
-    @property
-    def lift(self) -> torch.Tensor:
-        """float32 [L, Hq], scores over chance: 1 = no better than a uniform head.
-
-        Raises:
-            ValueError: the map does not know its chance level.
-        """
-        if self.chance is None:
-            raise ValueError(f"the lift of {self!r} was asked for - its chance level is unknown - measure it again.")
-        return self.scores / self.chance
+    def source(self) -> str | None:
+        """Where it was read from, "owner/name@commit" or a folder; None for a map made here. Is not saved."""
+        return self.__dict__.get("_source")
 
     @classmethod
     def merge(cls, maps: Sequence[HeadMap]) -> HeadMap:
@@ -135,79 +59,126 @@ class HeadMap:
         """
         return cls(**merged_fields(maps))
 
-    def ranking(self) -> torch.Tensor:
-        """int64 [L * Hq, 2], rows of (layer, head), highest RAM first; ties by (layer, head), lower first."""
-        order = torch.sort(self.scores.flatten(), descending=True, stable=True).indices
-        return torch.stack((order // self.num_heads, order % self.num_heads), dim=1)
+    def save_pretrained(self, directory: str | Path, *, license: str | None = None) -> None:
+        """Writes what push_to_hub uploads, the same bytes every time: config, tensors, card, and picture.
 
-    def top(self, keep: float | int) -> torch.Tensor:
-        """bool [L, Hq], True for the first heads of ranking(); keep as in head_count."""
-        return self._heads(self.ranking()[: head_count(keep, self.num_layers, self.num_heads)])
-
-    def bottom(self, keep: float | int) -> torch.Tensor:
-        """bool [L, Hq], True for the last heads of ranking(); keep as in head_count."""
-        return self._heads(self.ranking()[-head_count(keep, self.num_layers, self.num_heads) :])
-
-    def random(
-        self, keep: float | int, seed: int, exclude: torch.Tensor | None = None, layer_matched: bool = False
-    ) -> torch.Tensor:
-        """Heads drawn uniformly without replacement, the same on every platform and library version.
-
-        Head (l, h) gets raw output number l * Hq + h of NumPy's PCG64(seed), a stream NumPy keeps fixed; the
-        allowed heads with the smallest numbers are taken.
+        Files of these names in the folder are replaced. The picture is drawn where matplotlib is installed.
 
         Args:
-            keep: as in head_count.
-            seed: >= 0.
-            exclude: bool [L, Hq], True = never drawn.
-            layer_matched: draw in every layer as many heads as exclude has there; keep must be their sum.
-
-        Returns:
-            bool [L, Hq].
-
-        Raises:
-            TypeError, ValueError: an argument is malformed or missing, or too few heads are left.
+            license: of the map, as the Hub names it, such as "cc-by-4.0"; None states none.
         """
-        number = head_count(keep, self.num_layers, self.num_heads)
-        shape = (self.num_layers, self.num_heads)
-        none = np.zeros(shape, bool)
-        barred = as_tensor("exclude", none if exclude is None else exclude, torch.bool, shape).numpy()
-        if layer_matched and (exclude is None or barred.sum() != number):
-            asked = f"{number} layer-matched heads (keep={keep!r}) were asked for"
-            raise ValueError(f"{asked} - exclude has {barred.sum()} - pass an exclude of as many heads as keep.")
-        quotas = barred.sum(axis=1).tolist() if layer_matched else [number]
-        return torch.from_numpy(draw_heads(barred, quotas, seed))
-
-    def save_pretrained(self, directory: str | Path) -> None:
-        """Writes head_map_config.json, head_map.safetensors and README.md, the same bytes every time."""
         tensors = {name: getattr(self, name) for name in _TENSORS} | (self.sums.tensors if self.sums else {})
-        provenance = {name: getattr(self, name) for name in _PROVENANCE}
-        provenance |= {name: getattr(self, name) for name in _OPTIONAL if getattr(self, name) is not None}
-        card = model_card(provenance, self.scores, self.spread, self.ranking(), self.chance)
-        write_files(Path(directory), provenance, tensors, card, __version__)
+        picture = head_map_png(self.scores, self.ranking()[:10], self.score_rule is None)
+        card = self._card(license, picture is not None)
+        write_files(Path(directory), self._provenance(), tensors, card, __version__, picture)
 
     @classmethod
-    def from_pretrained(cls, directory: str | Path) -> HeadMap:
-        """The head map saved in a local folder, which may come from a stranger.
+    def from_pretrained(
+        cls,
+        repo_or_folder: str | Path,
+        *,
+        revision: str | None = None,
+        subfolder: str | None = None,
+        cache_dir: str | Path | None = None,
+        token: str | bool | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+        endpoint: str | None = None,
+    ) -> HeadMap:
+        """The head map of a local folder or of a Hub repository, neither of which is trusted.
+
+        From the Hub both files are taken at one commit. No code is run and no other model is read. Files that are
+        damaged are fetched once more. Without a network, or offline, the cached files serve.
+
+        Args:
+            repo_or_folder: an existing folder, which goes first, or the Hub id owner/name.
+            revision: branch, tag or commit on the Hub; None is main.
+            subfolder: where in the folder or repository the map lies.
+            cache_dir, token, force_download, local_files_only, endpoint: as in huggingface_hub.hf_hub_download.
 
         Raises:
-            FileNotFoundError: directory is not an existing folder.
+            HeadMapHubError: it cannot be had; NotFound, Access and Connection errors say why.
             HeadMapFormatError: its files are missing, damaged, hostile, or of a format not known here.
+            ValueError: revision with a local folder, or force_download with local_files_only.
         """
-        if not Path(directory).is_dir():
-            raise FileNotFoundError(
-                f"the head map {str(directory)!r} was asked for - that is not an existing folder, and Hub "
-                f"ids are not yet readable by this version ({__version__}) - download it and pass its folder."
-            )
-        values = read_files(Path(directory), _PROVENANCE, _OPTIONAL)
-        if "ram_sum" in values:
-            values["sums"] = RamSums(*(values.pop(name) for name in ("ram_sum", "ram_square_sum", "chance_sum")))
-        try:
-            head_map = cls(**values)
-        except (TypeError, ValueError) as error:
-            raise HeadMapFormatError(f"the head map {str(directory)!r} was asked for - {error}") from error
-        logger.info("read %r from %s", head_map, directory)
+        options = HubOptions(revision, subfolder, cache_dir, token, force_download, local_files_only, endpoint)
+        head_map, source = open_map(locate(repo_or_folder, options), cls._of_folder)
+        head_map.__dict__["_source"] = source
+        logger.info("read %r from %s", head_map, source)
         return head_map
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        commit_message: str | None = None,
+        create_pr: bool = False,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        tags: Sequence[str] | None = None,
+        endpoint: str | None = None,
+        subfolder: str | None = None,
+        license: str | None = None,
+    ) -> PushedMap:
+        """Publish the files of save_pretrained in one commit; the repository is made if it is missing.
+
+        A README.md that is not a head map's card is kept, say a model's in whose repository the map is put. With
+        subfolder the four files go there, and a card also to the root if there is none.
+
+        Args:
+            repo_id: owner/name, or a name for the logged-in user.
+            private: of a new repository; None is the owner's default.
+            create_pr: open a pull request instead of writing to main.
+            revision: the branch to write to, made from main if it is missing.
+            tags: git tags to put on the commit, such as ["v1"].
+            license: see save_pretrained.
+
+        Raises:
+            HeadMapHubError: it cannot be published; NotFound, Access, Connection and Conflict errors say why.
+            ValueError: create_pr with revision or tags, or a malformed license.
+        """
+        place = PushTarget(repo_id, private, commit_message, create_pr, revision, token, tags, endpoint, subfolder)
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, license=license)
+            picture = (Path(folder) / PICTURE_NAME).exists()
+            return push_folder(Path(folder), place, self._card(license, picture, subfolder))
+
+    @classmethod
+    def find(
+        cls,
+        base_model: str,
+        *,
+        token: str | bool | None = None,
+        limit: int | None = None,
+        endpoint: str | None = None,
+    ) -> list[PublishedMap]:
+        """The head maps that the Hub lists for a base model, given by its Hub id.
+
+        Raises:
+            HeadMapHubError: the Hub gives no list; see its subclasses.
+        """
+        return find_maps(base_model, token=token, limit=limit, endpoint=endpoint)
+
+    @classmethod
+    def from_duo_attention(cls, folder: str | Path, *, model: Any) -> HeadMap:
+        """DuoAttention's pattern folder; see head_map_import.duo_attention."""
+        return cls(**head_map_import.duo_attention(folder, model))
+
+    @classmethod
+    def from_retrieval_head(cls, path: str | Path, *, model: Any) -> HeadMap:
+        """Retrieval_Head's JSON of head scores; see head_map_import.retrieval_head."""
+        return cls(**head_map_import.retrieval_head(path, model))
+
+    @classmethod
+    def from_sparsemm(cls, path: str | Path, *, model: Any) -> HeadMap:
+        """SparseMM's JSON of visual head scores; see head_map_import.sparsemm."""
+        return cls(**head_map_import.sparsemm(path, model))
+
+    @classmethod
+    def from_qrhead(cls, path: str | Path, *, model: Any) -> HeadMap:
+        """QRHead's YAML of heads; see head_map_import.qrhead."""
+        return cls(**head_map_import.qrhead(path, model))
 
     def check_fits(self, model: Any) -> None:
         """Refuses a model whose heads are not the ones measured.
@@ -235,13 +206,26 @@ class HeadMap:
                 f"their shapes agree, but training may have moved the heads"
             )
 
-    def _heads(self, pairs: torch.Tensor) -> torch.Tensor:
-        heads = torch.zeros_like(self.scores, dtype=torch.bool)
-        heads[tuple(pairs.T)] = True
-        return heads
+    @classmethod
+    def _of_folder(cls, folder: Path) -> HeadMap:
+        values = read_files(folder, PROVENANCE, OPTIONAL)
+        if "ram_sum" in values:
+            values["sums"] = RamSums(*(values.pop(name) for name in ("ram_sum", "ram_square_sum", "chance_sum")))
+        try:
+            return cls(**values)
+        except (TypeError, ValueError) as error:
+            raise HeadMapFormatError(f"the head map {str(folder)!r} was asked for - {error}") from error
+
+    def _provenance(self) -> dict[str, Any]:
+        optional = [name for name in OPTIONAL if getattr(self, name) is not None]
+        return {name: getattr(self, name) for name in (*PROVENANCE, *optional)}
+
+    def _card(self, license: str | None, has_picture: bool, subfolder: str | None = None) -> str:
+        numbers = (self.scores, self.spread, self.ranking(), self.chance)
+        return model_card(self._provenance(), *numbers, license=license, has_picture=has_picture, subfolder=subfolder)
 
 
-_PROVENANCE = [field.name for field in fields(HeadMap) if field.name not in (*_TENSORS, *_OPTIONAL, "sums")]
+PROVENANCE = [field.name for field in fields(HeadMap) if field.name not in (*_TENSORS, *OPTIONAL, "sums")]
 
 
 @functools.lru_cache(maxsize=1024)

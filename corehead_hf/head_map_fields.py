@@ -22,6 +22,8 @@ _INT_LIMITS = {
     "head_dim": 65536,
     "num_examples": 10**12,
 }
+# 8 times the largest model of today; keeps a stranger's map within 1 s and 100 MB.
+_MAX_HEADS = 1 << 17
 _TEXTS = ("base_model_name_or_path", "model_type", "dataset", "question_rule", "view_rule")
 _REQUIRED_VERSIONS = {"torch", "transformers", "corehead_hf"}
 _MAX_VERSIONS = 32
@@ -36,6 +38,12 @@ def check_provenance(fields: Mapping[str, Any]) -> None:
             raise TypeError(f"{name}={fields[name]!r:.60} was given - it is not an int - pass one in 1..{limit}.")
         if not 1 <= fields[name] <= limit:
             raise ValueError(f"{name}={fields[name]} was given - out of range - pass one in 1..{limit}.")
+    heads = fields["num_layers"] * fields["num_heads"]
+    if heads > _MAX_HEADS:
+        raise ValueError(
+            f"num_layers={fields['num_layers']} x num_heads={fields['num_heads']} was given - {heads} heads are more "
+            f"than a map may have - pass the model's own numbers, {_MAX_HEADS} in all at most."
+        )
     if fields["num_heads"] % fields["num_kv_heads"]:
         raise ValueError(
             f"num_kv_heads={fields['num_kv_heads']} was given - it does not divide num_heads="
@@ -63,7 +71,7 @@ def check_provenance(fields: Mapping[str, Any]) -> None:
 
 
 def check_optional(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """num_skipped, convergence and parts as tuples of plain values, each None where it is not kept.
+    """convergence and parts as tuples of plain values, where they are kept; the others are only checked.
 
     Raises:
         TypeError, ValueError: a wrong type, out of range, or contradictory.
@@ -72,6 +80,11 @@ def check_optional(fields: Mapping[str, Any]) -> dict[str, Any]:
     skipped = fields["num_skipped"]
     if skipped is not None and (type(skipped) is not int or not 0 <= skipped <= limit):
         raise ValueError(f"num_skipped={skipped!r:.60} was given - it is no int in 0..{limit} - pass the count.")
+    if fields["score_rule"] is not None:
+        _check_text("score_rule", fields["score_rule"])
+        if fields["sums"] is not None:
+            rule = f"score_rule={fields['score_rule']!r:.60} was given with sums"
+            raise ValueError(f"{rule} - sums are of RAM, which has no score_rule - leave one of them out.")
     checked: dict[str, Any] = {}
     if fields["convergence"] is not None:
         checked["convergence"] = tuple(_checks(fields["convergence"], fields["num_examples"]))

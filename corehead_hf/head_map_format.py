@@ -1,4 +1,4 @@
-"""The three files of a head map: how they are written, and how untrusted ones are read.
+"""The files of a head map: how they are written, and how untrusted ones are read.
 
 Decides names, size limits, JSON and tensor layout of format 1, and refuses everything else. What the values
 mean, and whether they make a valid map, is decided in head_map.py and head_map_fields.py.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import stat
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -20,16 +21,19 @@ import torch
 from safetensors import SafetensorError, deserialize
 from safetensors.torch import save
 
+from corehead_hf.head_map_errors import HeadMapFormatError, HeadMapNotFoundError
+from corehead_hf.head_map_json import strict_json
+
 FORMAT_VERSION = 1
 CONFIG_NAME = "head_map_config.json"
 TENSORS_NAME = "head_map.safetensors"
 CARD_NAME = "README.md"
+PICTURE_NAME = "head_map.png"
 
-# The largest map that HeadMap accepts (1024 x 1024 heads, its longest texts) fits with room to spare.
+# The largest map that HeadMap accepts (2^17 heads with sums, its longest texts) fits with room to spare.
 MAX_CONFIG_BYTES = 1 << 20
-MAX_TENSORS_BYTES = 1 << 26
+MAX_TENSORS_BYTES = 1 << 23
 MAX_HEADER_BYTES = 1 << 16
-MAX_INT_DIGITS = 18
 
 _ENVELOPE = {"format_version", "corehead_version", "sha256"}
 # Field -> name in the file, dtype in the file, dtype in NumPy. The sums stand in a file all or not at all.
@@ -41,14 +45,15 @@ _LAYOUT = {
 _SUMS = {name: (name, "I64", "<i8") for name in ("ram_sum", "ram_square_sum", "chance_sum")}
 
 
-class HeadMapFormatError(ValueError):
-    """The files of a head map are missing, damaged, hostile, or of a format this version does not read."""
-
-
 def write_files(
-    directory: Path, provenance: Mapping[str, Any], tensors: dict[str, torch.Tensor], card: str, version: str
+    directory: Path,
+    provenance: Mapping[str, Any],
+    tensors: dict[str, torch.Tensor],
+    card: str,
+    version: str,
+    picture: bytes | None = None,
 ) -> None:
-    """Writes the three files; the same input gives the same bytes.
+    """Writes the files; the same input gives the same bytes.
 
     All bytes are on disk before an older map is touched, and its config goes first: at whatever moment the
     process dies, no config is left beside tensors whose sha256 it does not state.
@@ -59,6 +64,7 @@ def write_files(
         tensors: scores float32 [L, Hq], spread float32 [L, Hq], count int64 [L]; with the sums of RamSums or without.
         card: text of the model card.
         version: of the package that writes.
+        picture: PNG of the card; without one, that of an older map is taken away.
     """
     # One metadata key at most: safetensors writes several in random order, and the sha256 would vary.
     named = {(_LAYOUT | _SUMS)[field][0]: tensor for field, tensor in tensors.items()}
@@ -70,7 +76,8 @@ def write_files(
         "sha256": hashlib.sha256(raw).hexdigest(),
     }
     text = json.dumps(config, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    files = {TENSORS_NAME: raw, CARD_NAME: card.encode("utf-8"), CONFIG_NAME: text.encode("utf-8")}
+    drawn = {} if picture is None else {PICTURE_NAME: picture}
+    files = {TENSORS_NAME: raw, CARD_NAME: card.encode("utf-8"), **drawn, CONFIG_NAME: text.encode("utf-8")}
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory, prefix=".head_map-") as staging:
         for name, data in files.items():
@@ -78,7 +85,8 @@ def write_files(
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-        (directory / CONFIG_NAME).unlink(missing_ok=True)
+        for name in {CONFIG_NAME, PICTURE_NAME} - set(drawn):
+            (directory / name).unlink(missing_ok=True)
         for name in files:
             os.replace(Path(staging) / name, directory / name)
 
@@ -100,7 +108,7 @@ def read_files(directory: Path, keys: Iterable[str], optional: Iterable[str] = (
         HeadMapFormatError: a file is missing, not a regular file, too large, malformed or of another format,
             or the tensors are not the ones the config was written for.
     """
-    config = _read_config(directory, set(keys), set(optional))
+    config = read_config(directory, set(keys), set(optional))
     raw = _read_file(directory, TENSORS_NAME, MAX_TENSORS_BYTES)
     digest = hashlib.sha256(raw).hexdigest()
     if digest != config["sha256"]:
@@ -109,6 +117,15 @@ def read_files(directory: Path, keys: Iterable[str], optional: Iterable[str] = (
         raise _refusal(asked, found, "get both files again, of one revision")
     provenance = {key: config[key] for key in config if key not in _ENVELOPE}
     return {**provenance, **_read_tensors(raw, [config["num_layers"], config["num_heads"]])}
+
+
+def check_subfolder(subfolder: str | None) -> None:
+    """Raises HeadMapNotFoundError for what names no folder of a repository."""
+    if subfolder is not None and not all(re.fullmatch(r"(?!\.+$)[\w.-]+", part) for part in subfolder.split("/")):
+        raise HeadMapNotFoundError(
+            f"subfolder={subfolder!r:.100} was asked for - that names no folder in a repository - pass names of "
+            "letters, digits, _ . and -, with / between them."
+        )
 
 
 def _refusal(asked: object, found: str, advice: str = "get the map again") -> HeadMapFormatError:
@@ -142,7 +159,8 @@ def _is_hub_cache_link(path: Path) -> bool:
     return blobs.name == "blobs" and folder.is_relative_to(blobs.parent / "snapshots")
 
 
-def _read_config(directory: Path, provenance_keys: set[str], optional: set[str]) -> dict[str, Any]:
+def read_config(directory: Path, provenance_keys: set[str], optional: set[str]) -> dict[str, Any]:
+    """The config of an untrusted folder, with the keys of the format beside the map's own; the values are unchecked."""
     config = _strict_json(_read_file(directory, CONFIG_NAME, MAX_CONFIG_BYTES), CONFIG_NAME)
     version = config.get("format_version")
     if type(version) is not int or version < 1:
@@ -177,58 +195,44 @@ def _read_tensors(raw: bytes, full: list[Any]) -> dict[str, np.ndarray]:
         found = dict(deserialize(raw))
     except SafetensorError as error:
         raise _refusal(TENSORS_NAME, f"it is not a safetensors file: {error!s:.200}") from error
-    layout = _LAYOUT | (_SUMS if set(_SUMS) & set(found) else {})
-    names = {name for name, _, _ in layout.values()}
-    if set(found) != names:
-        raise _refusal(TENSORS_NAME, f"its tensors are {_names(found)}, and a head map has {_names(names)}")
-    shapes = {"count": full[:1], "ram_sum": [2, *full], "ram_square_sum": [2, *full], "chance_sum": [2]}
+    check_layout({name: (entry["dtype"], list(entry["shape"])) for name, entry in found.items()}, full)
     arrays = {}
-    for field, (name, dtype, code) in layout.items():
-        shape = shapes.get(field, full)
+    for field, (name, _, code) in _layout(found).items():
         entry = found[name]
-        if entry["dtype"] != dtype or list(entry["shape"]) != shape:
-            actual = f"it is {entry['dtype']} {entry['shape']!s:.60}"
-            raise _refusal(f"{name} as {dtype} {shape!s:.60} in {TENSORS_NAME}", actual)
         arrays[field] = np.frombuffer(bytes(entry["data"]), code).reshape(entry["shape"]).astype(code[1:])
     return arrays
 
 
+def check_layout(found: Mapping[str, tuple[str, list[int]]], full: list[Any]) -> None:
+    """Refuses tensors that are not a head map's.
+
+    Args:
+        found: dtype and shape by name.
+        full: [L, Hq] as the config states it, of any JSON type.
+    """
+    layout = _layout(found)
+    names = {name for name, _, _ in layout.values()}
+    if set(found) != names:
+        raise _refusal(TENSORS_NAME, f"its tensors are {_names(found)}, and a head map has {_names(names)}")
+    shapes = {"count": full[:1], "ram_sum": [2, *full], "ram_square_sum": [2, *full], "chance_sum": [2]}
+    for field, (name, dtype, _) in layout.items():
+        shape = shapes.get(field, full)
+        if found[name] != (dtype, shape):
+            actual = f"it is {found[name][0]} {found[name][1]!s:.60}"
+            raise _refusal(f"{name} as {dtype} {shape!s:.60} in {TENSORS_NAME}", actual)
+
+
+def _layout(found: Iterable[str]) -> dict[str, tuple[str, str, str]]:
+    """With the sums where one of them is found."""
+    return _LAYOUT | (_SUMS if set(_SUMS) & set(found) else {})
+
+
 def _strict_json(data: bytes, what: str) -> dict[str, Any]:
-    """The object in data; json.loads alone takes repeated keys, NaN, and integers of any length."""
+    """The object in data; what names the file in the message."""
     try:
-        parsed = json.loads(
-            data.decode("utf-8"),
-            object_pairs_hook=_unique_keys,
-            parse_constant=_refuse_constant,
-            parse_int=_bounded_int,
-        )
-    except RecursionError:
-        raise _refusal(what, "it is nested too deeply") from None
-    # UnicodeDecodeError and JSONDecodeError are ValueErrors too.
+        return strict_json(data)
     except ValueError as error:
-        raise _refusal(what, f"it is not strict JSON: {error!s:.200}") from error
-    if not isinstance(parsed, dict):
-        raise _refusal(what, f"it is a JSON {type(parsed).__name__}, not an object")
-    return parsed
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    unique: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in unique:
-            raise ValueError(f"duplicate key {key!r:.60}")
-        unique[key] = value
-    return unique
-
-
-def _refuse_constant(text: str) -> None:
-    raise ValueError(f"{text} is not JSON")
-
-
-def _bounded_int(text: str) -> int:
-    if len(text) > MAX_INT_DIGITS:
-        raise ValueError(f"an integer of {len(text)} characters; at most {MAX_INT_DIGITS} are read")
-    return int(text)
+        raise _refusal(what, str(error)) from error
 
 
 def _names(names: Iterable[str]) -> str:

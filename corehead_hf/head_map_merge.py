@@ -18,6 +18,7 @@ _SAME = (
     "head_dim",
     "question_rule",
     "view_rule",
+    "score_rule",
 )
 
 

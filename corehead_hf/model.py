@@ -38,14 +38,44 @@ class CoReModelMixin:
         """The head map in use, or None."""
         return self.__dict__.get("core_head_map")
 
-    def load_head_map(self, source: HeadMap | str | Path) -> HeadMap:
-        """Take a head map: a HeadMap, or the folder of one.
+    def load_head_map(
+        self,
+        source: HeadMap | str | Path,
+        *,
+        revision: str | None = None,
+        subfolder: str | None = None,
+        cache_dir: str | Path | None = None,
+        token: str | bool | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+    ) -> HeadMap:
+        """Take a head map: a HeadMap, or the folder or Hub id of one. It changes no code and loads no model.
+
+        Args:
+            source: a string that is an existing folder is one, else a Hub id; the rest as in HeadMap.from_pretrained.
 
         Raises:
-            ValueError: the map was made for another architecture, or its files are broken.
-            FileNotFoundError: there is no such folder.
+            ValueError: the map was made for another architecture, its files are broken (HeadMapFormatError), or
+                revision or subfolder was given with a HeadMap.
+            HeadMapHubError: it cannot be had; an OSError whose subclasses say why.
         """
-        head_map = source if isinstance(source, HeadMap) else HeadMap.from_pretrained(source)
+        if not isinstance(source, HeadMap):
+            head_map = HeadMap.from_pretrained(
+                source,
+                revision=revision,
+                subfolder=subfolder,
+                cache_dir=cache_dir,
+                token=token,
+                force_download=force_download,
+                local_files_only=local_files_only,
+            )
+        elif revision is not None or subfolder is not None:
+            raise ValueError(
+                f"revision={revision!r} and subfolder={subfolder!r} were given with a HeadMap; they go with a folder "
+                "or Hub id. Leave them out."
+            )
+        else:
+            head_map = source
         head_map.check_fits(native_model(self))
         self.__dict__["core_head_map"] = head_map
         return head_map

@@ -3,7 +3,7 @@
     python examples/publish_glyphs.py hub_artifacts
 
 For every checkpoint in the folder: NAME/README.md with the held-out accuracies and figures/, and NAME-head-map/, a
-repository. Needs matplotlib and scipy.
+repository as `corehead push` uploads it. Needs matplotlib and scipy.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def main() -> None:
                 shutil.copyfile(Path(scratch) / family / name, path / "figures" / name)
     for family, result in results.items():
         write_card(family, models[family], result)
-        result.head_map.save_pretrained(folder / f"{models[family].name}-head-map")
+        result.head_map.save_pretrained(folder / f"{models[family].name}-head-map", license="apache-2.0")
 
 
 if __name__ == "__main__":

@@ -97,6 +97,57 @@ def test_a_head_map_that_does_not_fit_leaves_the_model_native():
     AutoCoReModel.from_model(native)
 
 
+def test_a_head_map_is_read_and_compared_before_any_weight(tmp_path):
+    config_for("qwen3_vl").save_pretrained(tmp_path / "model")  # no weights
+    head_map = head_map_of(build("qwen3_vl"), model_type="internvl")
+    head_map.save_pretrained(tmp_path / "map")
+    for given in (head_map, tmp_path / "map", str(tmp_path / "map")):
+        with pytest.raises(ValueError, match="was asked to fit the model"):
+            AutoCoReModel.from_pretrained(tmp_path / "model", head_map=given)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        AutoCoReModel.from_pretrained(tmp_path / "model", head_map=tmp_path / "nowhere")
+
+
+def test_a_revision_of_no_repository_is_refused(tmp_path):
+    native = build("qwen3_vl")
+    config_for("qwen3_vl").save_pretrained(tmp_path)
+    head_map_of(native).save_pretrained(tmp_path / "map")
+    for head_map in (None, head_map_of(native), tmp_path / "map"):
+        with pytest.raises(ValueError, match="revision='v1'"):
+            AutoCoReModel.from_pretrained(tmp_path, head_map=head_map, head_map_revision="v1")
+
+
+@pytest.mark.parametrize(
+    "asked, expected",
+    [
+        ({}, {"revision": None}),
+        ({"head_map_revision": "v2"}, {"revision": "v2"}),
+        ({"revision": "v1"}, {"revision": "v1"}),  # one repository, one revision
+        ({"revision": "v1", "head_map_revision": "v2"}, {"revision": "v2"}),
+        ({"revision": "v1", "head_map": "owner/map"}, {"revision": None}),
+        ({"token": "t", "cache_dir": "c", "local_files_only": True}, None),
+        ({"force_download": True, "token": False, "subfolder": "weights"}, {"force_download": True, "token": False}),
+    ],
+)
+def test_what_a_map_from_the_hub_is_asked_with(monkeypatch, asked, expected):
+    class Asked(Exception):
+        pass
+
+    calls = []
+
+    def from_pretrained(source, **given):
+        calls.append({"source": source, **given})
+        raise Asked
+
+    monkeypatch.setattr("corehead_hf.auto.HeadMap.from_pretrained", from_pretrained)
+    asked = {"head_map": "owner/model", **asked}
+    with pytest.raises(Asked):
+        AutoCoReModel.from_pretrained("owner/model", config=config_for("qwen3_vl"), **asked)
+    if expected is None:
+        expected = {"revision": None, **{name: asked[name] for name in ("token", "cache_dir", "local_files_only")}}
+    assert calls == [{"source": asked["head_map"], "revision": None, **expected}]
+
+
 @pytest.mark.parametrize("model_type", ["qwen2_vl", "gemma3", "qwen3", "llava"])
 def test_other_model_types_are_refused_before_any_weight_is_read(tmp_path, model_type):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))

@@ -20,10 +20,14 @@ import torch
 from safetensors import safe_open
 
 from corehead_hf.head_map import HeadMap, HeadMapFormatError, head_count
+from corehead_hf.head_map_errors import HeadMapError, HeadMapNotFoundError
+from corehead_hf.head_map_hub import HubOptions, cached_commit
+from corehead_hf.head_map_publish import PushTarget
+from corehead_hf.head_map_sums import RamSums
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-CONFIG, TENSORS, CARD = "head_map_config.json", "head_map.safetensors", "README.md"
+CONFIG, TENSORS, CARD, PICTURE = "head_map_config.json", "head_map.safetensors", "README.md", "head_map.png"
 
 # 3 layers x 4 heads with ties: 0.5 twice in layer 0, 0.4 twice in layer 2, 0.0 in layers 0, 1 and 2.
 SCORES = [[0.1, 0.5, 0.5, 0.0], [0.2, 0.9, 0.0, 0.3], [0.4, 0.4, 1.0, 0.0]]
@@ -156,6 +160,7 @@ def with_score(value):
         ({"count": True}, TypeError, "count was given as torch.bool"),
         ({"num_layers": 0}, ValueError, "num_layers=0"),
         ({"num_layers": 1025}, ValueError, r"num_layers=1025.*1\.\.1024"),
+        ({"num_layers": 1024, "num_heads": 129}, ValueError, "132096 heads are more than a map may have"),
         ({"num_heads": True}, TypeError, "num_heads=True"),
         ({"head_dim": 8.0}, TypeError, r"head_dim=8\.0"),
         ({"num_kv_heads": 3}, ValueError, "num_kv_heads=3.*does not divide num_heads=4"),
@@ -385,18 +390,18 @@ def test_round_trip(tmp_path, caplog):
 
 
 def test_the_largest_map_can_be_read_back(tmp_path):
-    scores = torch.rand(1024, 1024)
+    scores = torch.rand(1024, 128)
     texts = ("base_model_name_or_path", "model_type", "dataset", "question_rule", "view_rule")
     versions = {**fields()["versions"], **{"\x01" * 98 + f"{i:02}": "\x01" * 100 for i in range(29)}}
     changes = {name: "\x01" * 999 + "x" for name in texts}
-    changes |= {"num_layers": 1024, "num_heads": 1024, "num_kv_heads": 1, "versions": versions}
+    changes |= {"num_layers": 1024, "num_heads": 128, "num_kv_heads": 1, "versions": versions}
     make_map(scores=scores, spread=scores, **changes).save_pretrained(tmp_path)
     assert torch.equal(HeadMap.from_pretrained(tmp_path).scores, scores)
 
 
-def test_exactly_three_files_with_the_stated_layout(tmp_path):
+def test_exactly_these_files_with_the_stated_layout(tmp_path):
     make_map().save_pretrained(tmp_path)
-    assert set(contents(tmp_path)) == {CONFIG, TENSORS, CARD}
+    assert set(contents(tmp_path)) == {CONFIG, TENSORS, CARD, PICTURE}
     config = json.loads((tmp_path / CONFIG).read_text("utf-8"))
     expected = {name: value for name, value in fields().items() if name not in ("scores", "spread", "count")}
     expected |= {"format_version": 1, "corehead_version": "0.1.0"}
@@ -431,7 +436,7 @@ def test_the_order_of_versions_does_not_change_the_bytes(tmp_path):
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
-@pytest.mark.parametrize("death", [1, 2, 3])
+@pytest.mark.parametrize("death", [1, 2, 3, 4])
 def test_a_save_that_dies_between_files_leaves_no_config_with_a_wrong_sha256(tmp_path, monkeypatch, death):
     make_map().save_pretrained(tmp_path)
     replaced = []
@@ -447,7 +452,7 @@ def test_a_save_that_dies_between_files_leaves_no_config_with_a_wrong_sha256(tmp
         make_map(spread=torch.zeros(3, 4)).save_pretrained(tmp_path)
     with pytest.raises(HeadMapFormatError, match="head_map_config.json was asked for - there is no such file"):
         HeadMap.from_pretrained(tmp_path)
-    assert set(contents(tmp_path)) == {TENSORS, CARD}
+    assert set(contents(tmp_path)) == {TENSORS, CARD, PICTURE}
 
 
 def test_a_save_that_finds_the_disk_full_leaves_the_old_map(tmp_path, monkeypatch):
@@ -463,63 +468,85 @@ def test_a_save_that_finds_the_disk_full_leaves_the_old_map(tmp_path, monkeypatc
     assert contents(tmp_path) == before
 
 
-def front_matter(card):
-    yaml = pytest.importorskip("yaml")
-    _, front, body = card.split("---\n", 2)
-    return yaml.safe_load(front), body
+@pytest.mark.parametrize("name", ["tiny-head-map", "a/b/c", "owner/a b", "owner/..", Path("owner/tiny-head-map")])
+def test_what_is_neither_a_folder_nor_a_hub_id_is_refused_without_asking(name, monkeypatch):
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("the network was asked"))
+    with pytest.raises(HeadMapNotFoundError, match="is not an existing folder, nor a Hub id") as refusal:
+        HeadMap.from_pretrained(name)
+    assert isinstance(refusal.value, FileNotFoundError) and isinstance(refusal.value, HeadMapError)
 
 
-def test_the_card_links_model_and_data_and_lists_the_top_ten(tmp_path):
-    make_map().save_pretrained(tmp_path)
-    front, body = front_matter((tmp_path / CARD).read_text("utf-8"))
-    assert front == {
-        "library_name": "corehead_hf",
-        "pipeline_tag": "image-text-to-text",
-        "base_model": "owner/tiny-vl",
-        "base_model_relation": "adapter",
-        "datasets": ["owner/boxes"],
-        "tags": ["head-map", "core-heads"],
-    }
-    rows = [line for line in body.splitlines() if re.match(r"\| \d", line)]
-    assert len(rows) == 10
-    assert rows[0] == "| 1 | 2 | 2 | 1.0000 | 0.2500 |"
-    assert rows[9] == "| 10 | 0 | 3 | 0.0000 | 0.2500 |"
-    for fact in (COMMIT, "tokens of the question's text", "every view", "transformers 5.23.0"):
-        assert fact in body
-    assert "HeadMap.from_pretrained(" in body
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"base_model_name_or_path": "/home/me/tiny", "dataset": "glyphs"},
-        {"base_model_name_or_path": "owner/tiny", "base_model_revision": None, "dataset": "a/b/c"},
-        {"base_model_name_or_path": "owner/..x", "dataset": "owner/x y"},
-        {"base_model_name_or_path": 'owner/x"\nlicense: mit', "dataset": "owner/b\n---"},
-    ],
-)
-def test_the_card_links_nothing_that_cannot_be_a_repository(tmp_path, changes):
-    make_map(**changes).save_pretrained(tmp_path)
-    front, _ = front_matter((tmp_path / CARD).read_text("utf-8"))
-    assert set(front) == {"library_name", "pipeline_tag", "tags"}
-
-
-def test_user_text_cannot_break_out_of_its_code_span(tmp_path):
-    rule = "a` <img src=x onerror=alert(1)>\n\n# Heading\n```\n{base} \u202e\x00 ![x](http://evil)"
-    make_map(question_rule=rule, view_rule="```").save_pretrained(tmp_path)
-    lines = (tmp_path / CARD).read_text("utf-8").splitlines()
-    shown = "a <img src=x onerror=alert(1)> # Heading {base} ![x](http://evil)"
-    assert f"- question_rule: `{shown}`" in lines
-    assert "- view_rule: `-`" in lines
-    assert not any(line.startswith("# Heading") for line in lines)
-    assert HeadMap.from_pretrained(tmp_path).question_rule == rule
-
-
-def test_a_name_that_is_no_folder_is_not_searched_on_the_hub(tmp_path):
+def test_a_file_is_no_folder(tmp_path):
     (tmp_path / "file").write_text("x")
-    for name in ("owner/tiny-head-map", tmp_path / "file"):
-        with pytest.raises(FileNotFoundError, match="not an existing folder, and Hub ids are not yet readable"):
-            HeadMap.from_pretrained(name)
+    with pytest.raises(FileNotFoundError, match="not an existing folder"):
+        HeadMap.from_pretrained(tmp_path / "file")
+
+
+def test_the_source_is_known_and_not_saved(tmp_path):
+    head_map = make_map()
+    head_map.save_pretrained(tmp_path / "a")
+    loaded = HeadMap.from_pretrained(tmp_path / "a")
+    assert head_map.source is None and loaded.source == str(tmp_path / "a")
+    assert copy.deepcopy(loaded).source == loaded.source
+    loaded.save_pretrained(tmp_path / "b")
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+def test_a_folder_with_a_subfolder(tmp_path):
+    make_map().save_pretrained(tmp_path / "boxes" / "small")
+    loaded = HeadMap.from_pretrained(tmp_path, subfolder="boxes/small")
+    assert torch.equal(loaded.scores, torch.tensor(SCORES)) and loaded.source == str(tmp_path / "boxes" / "small")
+    with pytest.raises(HeadMapNotFoundError, match="no such folder"):
+        HeadMap.from_pretrained(tmp_path, subfolder="pages")
+
+
+@pytest.mark.parametrize("subfolder", ["..", "boxes/..", "/boxes", "boxes//small", "", ".", "a\\b", "a\nb", "`a`"])
+def test_a_subfolder_leads_nowhere_else(tmp_path, subfolder):
+    make_map().save_pretrained(tmp_path)
+    (tmp_path / "boxes").mkdir()
+    with pytest.raises(HeadMapNotFoundError, match="names no folder in a repository"):
+        HeadMap.from_pretrained(tmp_path / "boxes", subfolder=subfolder)
+
+
+def test_arguments_that_would_be_ignored_are_refused(tmp_path):
+    make_map().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="revision='v1' of .* folders go before Hub ids"):
+        HeadMap.from_pretrained(tmp_path, revision="v1")
+    with pytest.raises(ValueError, match="force_download and local_files_only"):
+        HeadMap.from_pretrained("owner/map", force_download=True, local_files_only=True)
+    for changes, word in (({"revision": "dev"}, "revision='dev'"), ({"tags": ["v1"]}, "tags=")):
+        with pytest.raises(ValueError, match=f"create_pr with {word}"):
+            make_map().push_to_hub("owner/map", create_pr=True, **changes)
+    with pytest.raises(TypeError, match="tags='v1'"):
+        make_map().push_to_hub("owner/map", tags="v1")
+
+
+# ---- imported scores
+
+
+def test_a_score_rule_is_kept_and_shown(tmp_path):
+    head_map = make_map(score_rule="DuoAttention gate")
+    head_map.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / CONFIG).read_text("utf-8"))["score_rule"] == "DuoAttention gate"
+    assert HeadMap.from_pretrained(tmp_path).score_rule == "DuoAttention gate"
+    assert "imported score 1.0000" in repr(head_map) and "RAM" not in repr(head_map)
+    assert make_map().score_rule is None
+
+
+@pytest.mark.parametrize("rule", ["", " ", "x" * 1001, "\ud800"])
+def test_a_score_rule_is_plain_text(rule):
+    with pytest.raises(ValueError, match="score_rule="):
+        make_map(score_rule=rule)
+    with pytest.raises(TypeError, match="score_rule=5"):
+        make_map(score_rule=5)
+
+
+def test_sums_are_of_ram_alone():
+    sums = RamSums.of(torch.tensor(SCORES), 0.25)
+    given = {"spread": torch.zeros(3, 4), "count": 1, "num_examples": 1, "sums": sums}
+    assert make_map(**given).chance == 0.25
+    with pytest.raises(ValueError, match="score_rule='other' was given with sums"):
+        make_map(**given, score_rule="other")
 
 
 def test_a_hub_cache_snapshot_is_read_through_its_links(tmp_path):
@@ -534,6 +561,28 @@ def test_a_hub_cache_snapshot_is_read_through_its_links(tmp_path):
             target = os.path.relpath(blobs / name, snapshot / sub)
             (snapshot / sub / name).symlink_to(target)
         assert torch.equal(HeadMap.from_pretrained(snapshot / sub).scores, torch.tensor(SCORES))
+
+
+def test_the_commit_of_a_model_is_that_of_its_cached_config(tmp_path, monkeypatch):
+    repo = tmp_path / "models--owner--tiny-vl"
+    for commit in (COMMIT, "f" * 40):
+        (repo / "snapshots" / commit).mkdir(parents=True)
+        (repo / "snapshots" / commit / "config.json").write_text("{}")
+    for ref, commit in (("main", COMMIT), ("v1", "f" * 40)):
+        (repo / "refs").mkdir(exist_ok=True)
+        (repo / "refs" / ref).write_text(commit)
+    assert cached_commit("owner/tiny-vl", cache_dir=tmp_path) == COMMIT
+    assert (
+        cached_commit("owner/tiny-vl", "v1", tmp_path) == cached_commit("owner/tiny-vl", "f" * 40, tmp_path) == "f" * 40
+    )
+    assert cached_commit("owner/tiny-vl", "v2", tmp_path) is cached_commit("owner/other", None, tmp_path) is None
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "owner" / "tiny-vl").mkdir(parents=True)
+    assert cached_commit("owner/tiny-vl", cache_dir=tmp_path) is None, "a folder goes before the Hub"
+
+
+def test_a_token_is_never_shown():
+    assert "hf_secret" not in repr(HubOptions(token="hf_secret")) + repr(PushTarget("owner/map", token="hf_secret"))
 
 
 # ---- hostile files: each starts from a good map and changes one thing
@@ -717,8 +766,8 @@ HOSTILE = {
     "config is a dangling link": (dangling_cache_link, "symlink"),
     "config too large": (make_sparse(CONFIG, 2**20 + 1), "head_map_config.json .* larger than the 1048576"),
     "tensors too large": (
-        make_sparse(TENSORS, 2**26 + 1),
-        "head_map.safetensors .* larger than the 67108864",
+        make_sparse(TENSORS, 2**23 + 1),
+        "head_map.safetensors .* larger than the 8388608",
     ),
     # sha256
     "truncated": (truncate, "truncated, altered"),

@@ -3,10 +3,12 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from corehead_hf import AutoCoReModel, load_processor
+from corehead_hf import AutoCoReModel, HeadMap, load_processor
 from corehead_hf.data import glyphs
 from corehead_hf.families import family_of
 
@@ -36,6 +38,18 @@ def test_its_head_map_fits(folder):
     model = AutoCoReModel.from_pretrained(folder, head_map=f"{folder}-head-map")
     assert model.head_map.base_model_name_or_path == folder.name
     assert model.head_map.num_examples >= 100
+
+
+def test_its_head_map_is_what_a_push_uploads(folder, tmp_path):
+    shipped = folder.parent / f"{folder.name}-head-map"
+    HeadMap.from_pretrained(shipped).save_pretrained(tmp_path, license="apache-2.0")
+    files = {path.name: path.read_bytes() for path in shipped.iterdir()}
+    assert files.keys() == {"README.md", "head_map.png", "head_map.safetensors", "head_map_config.json"}
+    for name, data in files.items():
+        if name != "head_map.png":  # whose letters depend on the version of matplotlib
+            assert (tmp_path / name).read_bytes() == data, name
+    old, new = (np.asarray(Image.open(path / "head_map.png").convert("RGB"), float) for path in (shipped, tmp_path))
+    assert old.shape == new.shape and np.abs(old - new).mean() < 1  # of 255
 
 
 def test_the_processor_makes_the_inputs_it_was_trained_on(folder, monkeypatch):

@@ -77,6 +77,16 @@ def test_a_missing_map_is_refused(model, tmp_path):
     assert model.head_map is None
 
 
+def test_a_map_in_a_subfolder(model, tmp_path):
+    head_map_of(model).save_pretrained(tmp_path / "boxes")
+    assert model.load_head_map(tmp_path, subfolder="boxes").source == str(tmp_path / "boxes")
+    for changes in ({"revision": "v1"}, {"subfolder": "boxes"}):
+        with pytest.raises(ValueError, match="were given with a HeadMap"):
+            model.load_head_map(head_map_of(model), **changes)
+    with pytest.raises(ValueError, match="revision='v1'"):
+        model.load_head_map(tmp_path / "boxes", revision="v1")
+
+
 @pytest.mark.parametrize("keep, dense", [(1, 1), (5, 5), (0.25, 3), (1.0, 12), (12, 12)])
 def test_keep_takes_the_top_heads_of_the_map(model, keep, dense):
     model.load_head_map(head_map_of(model))

@@ -16,6 +16,7 @@ NAMES = [
     "Evidence",
     "Example",
     "HeadMap",
+    "HeadMapError",
     "HeadMapFormatError",
     "Video",
     "__version__",

@@ -37,6 +37,7 @@ def run(arguments: argparse.Namespace) -> Output | None:
     """Measure and save; the summary, in the first process only."""
     from corehead_hf.commands.summary import summary, summary_data
     from corehead_hf.detection import measure
+    from corehead_hf.head_map_hub import cached_commit
     from corehead_hf.measuring.dealing import process_state
 
     examples, state = load_examples(arguments), process_state()
@@ -46,7 +47,8 @@ def run(arguments: argparse.Namespace) -> Output | None:
         processor,
         examples,
         dataset=dataset_name(arguments),
-        base_model_revision=getattr(model.config, "_commit_hash", None),
+        base_model_revision=getattr(model.config, "_commit_hash", None)
+        or cached_commit(arguments.model, arguments.revision),
         **{name: getattr(arguments, name) for name in ("batch_size", "views", "min_coverage", "on_error", "target")},
         **{name: getattr(arguments, name) for name in ("resume_from", "keep_rows", "until_stable")},
     )

@@ -12,7 +12,7 @@ HELP = "print a head map's provenance, top heads, and in which layers they stand
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
-    parser.add_argument("head_map", help="folder of the head map")
+    parser.add_argument("head_map", help="folder or Hub id of the head map")
     parser.add_argument("--top", type=positive, default=10, help="how many heads (default: 10)")
 
 

@@ -23,6 +23,7 @@ _PROVENANCE = (
     "num_skipped",
     "question_rule",
     "view_rule",
+    "score_rule",
     "versions",
     "chance",
 )
@@ -30,12 +31,13 @@ _PROVENANCE = (
 
 def summary(head_map: HeadMap, top: int) -> str:
     """A head map's data, chance level, and the heads at the top, as lines of text."""
+    rule = [] if head_map.score_rule is None else [f"scores: {head_map.score_rule}"]
     facts = [f"skipped {head_map.num_skipped}"] if head_map.num_skipped is not None else []
     if head_map.chance is not None:
         facts.append(f"chance level {head_map.chance:.4f}")
     if head_map.convergence:
         facts.append(_converged(head_map))
-    return "\n".join([repr(head_map), *([", ".join(facts)] if facts else []), *top_heads(head_map, top)])
+    return "\n".join([repr(head_map), *rule, *([", ".join(facts)] if facts else []), *top_heads(head_map, top)])
 
 
 def top_heads(head_map: HeadMap, top: int) -> list[str]:
@@ -50,9 +52,11 @@ def top_heads(head_map: HeadMap, top: int) -> list[str]:
 
 
 def score_name(head_map: HeadMap) -> str:
-    """RAM or, of a map measured with target="visual", vision."""
+    """RAM; vision of a map measured with target="visual"; score of an imported one."""
     from corehead_hf.families.geometry import VISUAL_RULE
 
+    if head_map.score_rule is not None:
+        return "score"
     return "vision" if head_map.view_rule == VISUAL_RULE else "RAM"
 
 
@@ -65,6 +69,7 @@ def provenance(head_map: HeadMap, width: int) -> list[str]:
         "heads": f"{head_map.num_layers} layers x {head_map.num_heads} query heads, {head_map.num_kv_heads} kv heads, "
         f"head_dim {head_map.head_dim}",
         "data": f"{head_map.num_examples} examples of {head_map.dataset}{skipped}",
+        **({} if head_map.score_rule is None else {"scores": head_map.score_rule}),
         "evidence": head_map.view_rule,
         "question": head_map.question_rule,
         "chance": "unknown" if head_map.chance is None else f"{head_map.chance:.4f}; lift = score / chance level",

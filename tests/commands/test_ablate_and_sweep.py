@@ -98,7 +98,7 @@ def test_what_the_family_cannot_map_is_skipped_where_that_is_asked(corehead, tmp
     image.new("RGB", (64, 64), (200, 10, 10)).save(tmp_path / "page.png")
     row = {"id": "a", "media": ["page.png"], "question": "Letter A?", "answer": "red"}
     row["evidence"] = [{"media": 0, "box": [16, 0, 32, 16]}]
-    odd = {**row, "id": "b", "question": "Letter <|image_pad|>?"}
+    odd = {**row, "id": "b", "question": "Cafe\u0301, letter B?"}  # the tokenizer composes the accent
     data = tmp_path / "own.jsonl"
     data.write_text("".join(json.dumps(each) + "\n" for each in (row, odd, {**row, "id": "c"})))
     asked = ("sweep", *SUBJECT, "--data", data, *SIZES, "--keep", 1, "--out", tmp_path / "result.json")
