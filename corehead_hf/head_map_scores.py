@@ -33,7 +33,7 @@ class HeadScores:
         dataset: Hub id or name of the data set.
         num_examples: examples measured.
         question_rule: how the question tokens are chosen.
-        view_rule: which views of an image count as evidence.
+        view_rule: which visual tokens are summed: which views count as evidence, or all visual tokens.
         versions: package -> version; at least torch, transformers and corehead_hf.
         sums: the exact sums behind scores and spread, for merge; None where they are unknown.
         num_skipped: examples that could not be measured; None where that is unknown.

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CHANCE = 1 / len(glyphs.COLORS)
 MEASURE_SEED, TEST_SEED = 777, 4242  # neither is a training seed
 SIZES = {"sink_size": 4, "window_size": 16}  # as far below the prompts' lengths as 128 and 2048 are on real ones
-DPI = 100
+DPI = 96
 VARIANTS = ("zero", "mean", "visual", "stream")
 # Layouts that the models answer. Only Qwen3-VL sees a page of any size at its own resolution.
 LAYOUTS = {"3 pages": {"pages": 3}, "8 pages": {"pages": 8}, "8 letters": {"pages": 8, "num_letters": 8}}
@@ -124,7 +124,10 @@ def compare(subject: Subject, core: dict, vision: dict, per_example: dict) -> tu
     scale = subject.scale
     stable = stability(core, per_example=per_example, resamples=scale.resamples)
     stable.save(subject.out / "stability.json")
-    merged, merged_vision = HeadMap.merge(list(core.values())), HeadMap.merge(list(vision.values()))
+    # A merged map is named after its parts, which is more than a title holds.
+    merged, merged_vision = (
+        replace(HeadMap.merge(list(maps.values())), dataset="4 layouts") for maps in (core, vision)
+    )
     name = merged.base_model_name_or_path
     subject.save(plots.stability_map(stable, model=name), "stability")
     subject.save(plots.spearman_matrix(stable, model=name), "spearman")

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--out", type=Path, required=True, metavar="PAGE.html", help="the page; opens in any browser, offline")
     add("--example", default="0", metavar="ID|N", help="its id or, where no id is alike, its number (default: 0)")
-    add("--head-map", type=Path, metavar="DIR", help="ranks the heads; default: their RAM on this example")
+    add("--head-map", metavar="MAP", help="folder or Hub id; ranks the heads; default: their RAM on this example")
     add("--max-frames", type=int, default=16, help="the most frames of each video (default: 16)")
     add("--max-bytes", type=int, default=5_000_000, help="the most bytes of the page (default: 5000000)")
 

@@ -20,7 +20,9 @@ HELP = "compare one model's head maps of several data sets: rank correlation, he
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
     add = parser.add_argument
-    add("maps", type=named_value, nargs="+", metavar="NAME=MAP", help="a data set's name and its head map's folder")
+    add(
+        "maps", type=named_value, nargs="+", metavar="NAME=MAP", help="a data set's name and its map's folder or Hub id"
+    )
     add(
         "--examples",
         type=named_path,

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 def add_subject_arguments(parser: argparse.ArgumentParser, named: bool = True) -> None:
     """What is studied: a model, the ranking of its heads, examples."""
     add_model_arguments(parser)
-    parser.add_argument("--head-map", required=True, metavar="DIR", help="folder of the model's head map")
+    parser.add_argument("--head-map", required=True, metavar="MAP", help="folder or Hub id of the model's head map")
     add_data_arguments(parser, named)
 
 

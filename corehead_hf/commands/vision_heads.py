@@ -19,8 +19,8 @@ HELP = "compare a model's top heads by RAM with its top heads by attention on al
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
     add = parser.add_argument
-    add("core_map", help="folder of the head map")
-    add("vision_map", help="folder of the map that measure --target visual wrote")
+    add("core_map", help="folder or Hub id of the head map")
+    add("vision_map", help="the map that measure --target visual wrote")
     add("--share", type=share, default=0.05, help="of the heads that count as top (default: 0.05)")
     add_result_arguments(parser)
 
