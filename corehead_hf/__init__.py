@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from corehead_hf.data.example import Evidence, Example, Video
     from corehead_hf.detection import measure
     from corehead_hf.head_map import HeadMap
-    from corehead_hf.head_map_errors import HeadMapError, HeadMapFormatError
+    from corehead_hf.head_map.errors import HeadMapError, HeadMapFormatError
     from corehead_hf.model import CoReModelMixin
     from corehead_hf.processor import load_processor
 
@@ -24,8 +24,8 @@ _MODULE_OF = {
     "Evidence": "data.example",
     "Example": "data.example",
     "HeadMap": "head_map",
-    "HeadMapError": "head_map_errors",
-    "HeadMapFormatError": "head_map_errors",
+    "HeadMapError": "head_map.errors",
+    "HeadMapFormatError": "head_map.errors",
     "load_processor": "processor",
     "Video": "data.example",
     "measure": "detection",

@@ -13,7 +13,7 @@ from corehead_hf.data.example import Example
 from corehead_hf.families import family_of
 from corehead_hf.families.geometry import view_rule
 from corehead_hf.head_map import HeadMap
-from corehead_hf.head_map_fields import check_provenance, model_shape
+from corehead_hf.head_map.fields import check_provenance, model_shape
 from corehead_hf.measuring.batch import BatchReader, input_device
 from corehead_hf.measuring.dealing import deal, process_state
 from corehead_hf.measuring.fingerprint import fingerprint, package_versions

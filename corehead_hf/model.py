@@ -13,7 +13,7 @@ import torch
 from corehead_hf.attention_call import CoReState, Mode
 from corehead_hf.fusion import install_fusion, is_fused, uninstall_fusion
 from corehead_hf.head_map import HeadMap
-from corehead_hf.head_map_fields import model_shape
+from corehead_hf.head_map.fields import model_shape
 from corehead_hf.kernels import check_sizes, resolve_backend
 from corehead_hf.kernels.cost import rates_of
 from corehead_hf.modes import AblateHeads, HybridPrefill, RecordAttention, RecordOutputs

@@ -46,7 +46,7 @@ DPI = 96
 VARIANTS = ("zero", "mean", "visual", "stream")
 # Layouts that the models answer. Only Qwen3-VL sees a page of any size at its own resolution.
 LAYOUTS = {"3 pages": {"pages": 3}, "8 pages": {"pages": 8}, "8 letters": {"pages": 8, "num_letters": 8}}
-FOURTH = {"qwen3_vl": {"1 large page": {"pages": 1, "rows": 8, "columns": 8}}}
+FOURTH = {"qwen3_vl": {"1 page": {"pages": 1, "rows": 8, "columns": 8}}}
 FOURTH_OF_OTHERS = {"16 pages": {"pages": 16}}
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from corehead_hf.head_map import HeadMap
-from corehead_hf.head_picks import head_count
+from corehead_hf.head_map.picks import head_count
 
 logger = logging.getLogger(__name__)
 

@@ -26,7 +26,7 @@ from corehead_hf.analysis.result import Result, data_frame
 from corehead_hf.analysis.timing import Quantiles, prefill_seconds, quantiles
 from corehead_hf.families import Prepared
 from corehead_hf.head_map import HeadMap
-from corehead_hf.head_picks import head_count
+from corehead_hf.head_map.picks import head_count
 from corehead_hf.kernels import check_sizes
 from corehead_hf.measuring.batch import input_device
 from corehead_hf.patching import native_model

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> Output:
     """Ask, and describe."""
-    from corehead_hf.head_map_info import head_map_info
+    from corehead_hf.head_map.info import head_map_info
 
     info = head_map_info(arguments.head_map, revision=arguments.revision, subfolder=arguments.subfolder)
     shown = {name: value for name, value in info.provenance.items() if name not in ("convergence", "parts", "versions")}

@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> Output | None:
     """Measure and save; the summary, in the first process only."""
     from corehead_hf.commands.summary import summary, summary_data
     from corehead_hf.detection import measure
-    from corehead_hf.head_map_hub import cached_commit
+    from corehead_hf.head_map.hub import cached_commit
     from corehead_hf.measuring.dealing import process_state
 
     examples, state = load_examples(arguments), process_state()

@@ -22,7 +22,7 @@ def run(arguments: argparse.Namespace) -> Output:
     from corehead_hf.commands.summary import provenance, score_name, summary_data, top_heads
     from corehead_hf.commands.tables import columns, has_blocks
     from corehead_hf.head_map import HeadMap
-    from corehead_hf.head_picks import head_count
+    from corehead_hf.head_map.picks import head_count
 
     head_map, width = HeadMap.from_pretrained(arguments.head_map), columns()
     total = head_map.scores.numel()

@@ -8,7 +8,7 @@ from typing import Any
 from corehead_hf.families import Prepared
 from corehead_hf.families.geometry import NO_PLACE
 from corehead_hf.head_map import HeadMap
-from corehead_hf.head_map_fields import model_shape
+from corehead_hf.head_map.fields import model_shape
 from corehead_hf.measuring.fingerprint import package_versions
 
 

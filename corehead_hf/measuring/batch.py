@@ -12,7 +12,7 @@ from accelerate.utils.memory import clear_device_cache
 from corehead_hf.data.example import Example
 from corehead_hf.data.example_set import NoExample
 from corehead_hf.families import family_of
-from corehead_hf.head_map_sums import HIGHEST_RAM
+from corehead_hf.head_map.sums import HIGHEST_RAM
 from corehead_hf.measuring.outcome import Outcome
 from corehead_hf.measuring.slots import Slot
 from corehead_hf.patching import native_model

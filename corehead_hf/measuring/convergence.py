@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from corehead_hf.head_map_sums import BITS, RamSums
+from corehead_hf.head_map.sums import BITS, RamSums
 
 INTERVAL = 16  # examples between checks, at first
 CHECKS_IN_A_ROW = 3

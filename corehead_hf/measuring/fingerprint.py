@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from corehead_hf._version import __version__
-from corehead_hf.head_map_fields import model_shape
+from corehead_hf.head_map.fields import model_shape
 
 SAMPLES = 64  # values of every parameter that the weights' digest takes
 

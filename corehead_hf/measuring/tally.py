@@ -11,7 +11,7 @@ import torch
 from corehead_hf.data.example import Example
 from corehead_hf.data.example_set import ExampleSet
 from corehead_hf.data.report import Report
-from corehead_hf.head_map_sums import MAX_EXAMPLES, RamSums
+from corehead_hf.head_map.sums import MAX_EXAMPLES, RamSums
 from corehead_hf.measuring.convergence import Convergence
 from corehead_hf.measuring.outcome import Outcome
 from corehead_hf.measuring.slots import note_in_report

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from corehead_hf import HeadMap, HeadMapFormatError, cli
-from corehead_hf.head_map_info import head_map_info
-from corehead_hf.head_map_publish import PushedMap
+from corehead_hf.head_map.info import head_map_info
+from corehead_hf.head_map.publish import PushedMap
 
 FOLDER = Path(__file__).resolve().parents[2] / "hub_artifacts" / "glyphs-qwen3-vl-head-map"
 TENSORS, CONFIG = "head_map.safetensors", "head_map_config.json"

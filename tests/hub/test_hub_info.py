@@ -14,7 +14,7 @@ TENSORS, CONFIG = "head_map.safetensors", "head_map_config.json"
 PROGRAM = """
 import json, sys, dataclasses
 from corehead_hf import HeadMap
-from corehead_hf.head_map_info import head_map_info
+from corehead_hf.head_map.info import head_map_info
 for step in json.loads(sys.argv[1]):
     try:
         pull = step.pop("pull", False)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from corehead_hf.head_map_sums import RamSums
+from corehead_hf.head_map.sums import RamSums
 from corehead_hf.measuring.convergence import Convergence, is_check, spearman
 
 

@@ -1,7 +1,7 @@
 """HeadMap: the head scores of one checkpoint in a folder, on the Hub, and against a model.
 
-What it holds and how heads are picked is in head_map_scores.py, its files are head_map_format.py's, every word with
-the Hub is head_map_hub.py's.
+What it holds and how heads are picked is in scores.py, its files are format.py's, every word with
+the Hub is hub.py's.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from dataclasses import dataclass, fields
 from pathlib import Path, PurePath
 from typing import Any
 
-from corehead_hf import head_map_import
 from corehead_hf._version import __version__
-from corehead_hf.head_map_card import model_card
-from corehead_hf.head_map_fields import model_shape
-from corehead_hf.head_map_format import PICTURE_NAME, HeadMapFormatError, read_files, write_files
-from corehead_hf.head_map_hub import HubOptions, locate, open_map
-from corehead_hf.head_map_merge import merged_fields
-from corehead_hf.head_map_picture import head_map_png
-from corehead_hf.head_map_publish import PublishedMap, PushedMap, PushTarget, find_maps, push_folder
-from corehead_hf.head_map_scores import HeadScores
-from corehead_hf.head_map_sums import RamSums
-from corehead_hf.head_picks import head_count
+from corehead_hf.head_map import importers
+from corehead_hf.head_map.card import model_card
+from corehead_hf.head_map.fields import model_shape
+from corehead_hf.head_map.format import PICTURE_NAME, HeadMapFormatError, read_files, write_files
+from corehead_hf.head_map.hub import HubOptions, locate, open_map
+from corehead_hf.head_map.merge import merged_fields
+from corehead_hf.head_map.picks import head_count
+from corehead_hf.head_map.picture import head_map_png
+from corehead_hf.head_map.publish import PublishedMap, PushedMap, PushTarget, find_maps, push_folder
+from corehead_hf.head_map.scores import HeadScores
+from corehead_hf.head_map.sums import RamSums
 
 logger = logging.getLogger(__name__)
 
@@ -162,23 +162,23 @@ class HeadMap(HeadScores):
 
     @classmethod
     def from_duo_attention(cls, folder: str | Path, *, model: Any) -> HeadMap:
-        """DuoAttention's pattern folder; see head_map_import.duo_attention."""
-        return cls(**head_map_import.duo_attention(folder, model))
+        """DuoAttention's pattern folder; see importers.duo_attention."""
+        return cls(**importers.duo_attention(folder, model))
 
     @classmethod
     def from_retrieval_head(cls, path: str | Path, *, model: Any) -> HeadMap:
-        """Retrieval_Head's JSON of head scores; see head_map_import.retrieval_head."""
-        return cls(**head_map_import.retrieval_head(path, model))
+        """Retrieval_Head's JSON of head scores; see importers.retrieval_head."""
+        return cls(**importers.retrieval_head(path, model))
 
     @classmethod
     def from_sparsemm(cls, path: str | Path, *, model: Any) -> HeadMap:
-        """SparseMM's JSON of visual head scores; see head_map_import.sparsemm."""
-        return cls(**head_map_import.sparsemm(path, model))
+        """SparseMM's JSON of visual head scores; see importers.sparsemm."""
+        return cls(**importers.sparsemm(path, model))
 
     @classmethod
     def from_qrhead(cls, path: str | Path, *, model: Any) -> HeadMap:
-        """QRHead's YAML of heads; see head_map_import.qrhead."""
-        return cls(**head_map_import.qrhead(path, model))
+        """QRHead's YAML of heads; see importers.qrhead."""
+        return cls(**importers.qrhead(path, model))
 
     def check_fits(self, model: Any) -> None:
         """Refuses a model whose heads are not the ones measured.

@@ -20,12 +20,12 @@ import torch
 from safetensors import safe_open
 
 from corehead_hf.head_map import HeadMap, HeadMapFormatError, head_count
-from corehead_hf.head_map_errors import HeadMapError, HeadMapNotFoundError
-from corehead_hf.head_map_hub import HubOptions, cached_commit
-from corehead_hf.head_map_publish import PushTarget
-from corehead_hf.head_map_sums import RamSums
+from corehead_hf.head_map.errors import HeadMapError, HeadMapNotFoundError
+from corehead_hf.head_map.hub import HubOptions, cached_commit
+from corehead_hf.head_map.publish import PushTarget
+from corehead_hf.head_map.sums import RamSums
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CONFIG, TENSORS, CARD, PICTURE = "head_map_config.json", "head_map.safetensors", "README.md", "head_map.png"
 

@@ -1,6 +1,6 @@
 """Publishing head maps on the Hub: push one in one commit, find those of a base model.
 
-What is uploaded is written by HeadMap.save_pretrained; how it is read again is in head_map_hub.py.
+What is uploaded is written by HeadMap.save_pretrained; how it is read again is in hub.py.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, hf_hub_download, metadata_load
 from huggingface_hub.utils import validate_repo_id
 
-from corehead_hf.head_map_errors import HeadMapConflictError
-from corehead_hf.head_map_format import CARD_NAME, PICTURE_NAME, check_subfolder
-from corehead_hf.head_map_refusals import LIBRARY, Request, ask, is_server_error
+from corehead_hf.head_map.errors import HeadMapConflictError
+from corehead_hf.head_map.format import CARD_NAME, PICTURE_NAME, check_subfolder
+from corehead_hf.head_map.refusals import LIBRARY, Request, ask, is_server_error
 
 logger = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import yaml  # type: ignore[import-untyped]
 
-from corehead_hf.head_map_errors import HeadMapFormatError
-from corehead_hf.head_map_json import strict_json
+from corehead_hf.head_map.errors import HeadMapFormatError
+from corehead_hf.head_map.strict_json import strict_json
 
 # The largest real files seen have 27 KB of gates, 1.3 KB of settings, 4.7 MB of samples and 0.4 KB of YAML.
 MAX_GATES_BYTES = 1 << 21

@@ -6,7 +6,7 @@ from fractions import Fraction
 import pytest
 import torch
 
-from corehead_hf.head_map_sums import RamSums
+from corehead_hf.head_map.sums import RamSums
 
 
 def drawn(number, seed=0, smallest=-56):

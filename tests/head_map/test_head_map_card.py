@@ -14,8 +14,8 @@ from PIL import Image
 from test_head_map import COMMIT, SCORES, fields, make_map
 
 from corehead_hf import HeadMap
-from corehead_hf.head_map_card import model_card
-from corehead_hf.head_map_picture import head_map_png
+from corehead_hf.head_map.card import model_card
+from corehead_hf.head_map.picture import head_map_png
 
 CARD, PICTURE = "README.md", "head_map.png"
 
@@ -106,9 +106,7 @@ def test_the_terms_of_map_and_data(tmp_path):
 
 
 def test_every_data_set_of_the_readme_has_its_terms():
-    readme = (
-        (Path(__file__).parent.parent / "README.md").read_text("utf-8").split("\n## Data sets\n")[1].split("\n##")[0]
-    )
+    readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8").split("\n## Data sets\n")[1].split("\n##")[0]
     rows = [line.split("|") for line in readme.splitlines() if re.match(r"\| `[a-z-]+` \|", line)]
     known = {row[1].strip(" `"): row[-2].strip() for row in rows if row[-2].strip() not in ("ours", "yours")}
     assert len(known) >= 5

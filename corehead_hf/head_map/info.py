@@ -9,11 +9,11 @@ from typing import Any
 
 from safetensors import safe_open
 
-from corehead_hf.head_map import OPTIONAL, PROVENANCE
-from corehead_hf.head_map_errors import HeadMapFormatError
-from corehead_hf.head_map_fields import check_optional, check_provenance
-from corehead_hf.head_map_format import CONFIG_NAME, TENSORS_NAME, check_layout, read_config, read_files
-from corehead_hf.head_map_hub import HubOptions, MapRepository, locate, open_map
+from corehead_hf.head_map.errors import HeadMapFormatError
+from corehead_hf.head_map.fields import check_optional, check_provenance
+from corehead_hf.head_map.format import CONFIG_NAME, TENSORS_NAME, check_layout, read_config, read_files
+from corehead_hf.head_map.head_map import OPTIONAL, PROVENANCE
+from corehead_hf.head_map.hub import HubOptions, MapRepository, locate, open_map
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The fields of a head map: which values are valid.
 
-Nothing here reads or writes a file; that is head_map_format.py's.
+Nothing here reads or writes a file; that is format.py's.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from corehead_hf.head_map_sums import MAX_EXAMPLES, RamSums
+from corehead_hf.head_map.sums import MAX_EXAMPLES, RamSums
 
-# Far above any model; they keep every valid map within the file sizes that head_map_format.py reads.
+# Far above any model; they keep every valid map within the file sizes that format.py reads.
 _INT_LIMITS = {
     "num_layers": 1024,
     "num_heads": 1024,

@@ -1,7 +1,7 @@
 """The files of a head map: how they are written, and how untrusted ones are read.
 
 Decides names, size limits, JSON and tensor layout of format 1, and refuses everything else. What the values
-mean, and whether they make a valid map, is decided in head_map.py and head_map_fields.py.
+mean, and whether they make a valid map, is decided in head_map.py and fields.py.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import torch
 from safetensors import SafetensorError, deserialize
 from safetensors.torch import save
 
-from corehead_hf.head_map_errors import HeadMapFormatError, HeadMapNotFoundError
-from corehead_hf.head_map_json import strict_json
+from corehead_hf.head_map.errors import HeadMapFormatError, HeadMapNotFoundError
+from corehead_hf.head_map.strict_json import strict_json
 
 FORMAT_VERSION = 1
 CONFIG_NAME = "head_map_config.json"

@@ -22,7 +22,7 @@ from test_head_map import CONFIG, TENSORS, fields, make_map, pack, safetensors_f
 from test_head_map_merge import map_of
 
 from corehead_hf import HeadMap, HeadMapFormatError
-from corehead_hf.head_map_info import head_map_info
+from corehead_hf.head_map.info import head_map_info
 
 CURVE = [[16, 0.5], [30, 1.0]]
 PARTS = [{"dataset": "a", "num_examples": 10, "num_skipped": 0}, {"dataset": "b", "num_examples": 20, "num_skipped": 1}]

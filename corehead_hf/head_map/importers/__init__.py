@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from corehead_hf._version import __version__
-from corehead_hf.head_map_fields import model_shape
-from corehead_hf.head_map_import.files import (
+from corehead_hf.head_map.fields import model_shape
+from corehead_hf.head_map.importers.files import (
     MAX_GATES_BYTES,
     MAX_SAMPLES_BYTES,
     MAX_YAML_BYTES,

@@ -1,6 +1,6 @@
 """HeadScores: one score for every query head of a checkpoint, where it came from, and how heads are picked by it.
 
-What is valid in the fields is in head_map_fields.py; how RAM is measured is decided elsewhere.
+What is valid in the fields is in fields.py; how RAM is measured is decided elsewhere.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from corehead_hf.head_map_fields import as_tensor, check_optional, check_provenance, check_sums
-from corehead_hf.head_map_sums import RamSums
-from corehead_hf.head_picks import draw_heads, head_count
+from corehead_hf.head_map.fields import as_tensor, check_optional, check_provenance, check_sums
+from corehead_hf.head_map.picks import draw_heads, head_count
+from corehead_hf.head_map.sums import RamSums
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

@@ -17,7 +17,7 @@ from peak_memory import peak_memory
 from tiny_models import build, config_for, logits, text_inputs
 
 from corehead_hf import AutoCoReModel, HeadMap, HeadMapFormatError
-from corehead_hf.head_map_import import duo_attention, qrhead, retrieval_head, sparsemm
+from corehead_hf.head_map.importers import duo_attention, qrhead, retrieval_head, sparsemm
 
 FILES = Path(__file__).parent / "importers"
 DUO, RETRIEVAL, SPARSE, QR = (
@@ -412,7 +412,7 @@ def test_the_largest_file_of_samples_is_read_in_little_memory(tmp_path):
     path = tmp_path / "large.json"
     path.write_text("{" + ",".join(f'"{layer}-{head}":{line}' for layer in range(96) for head in range(128)) + "}")
     assert 24e6 < path.stat().st_size < 3 << 23
-    setup = "from pathlib import Path; from corehead_hf.head_map_import.files import read_samples"
+    setup = "from pathlib import Path; from corehead_hf.head_map.importers.files import read_samples"
     step = (
         f"path = Path({str(path)!r}); found = read_samples(path.read_bytes(), path, (96, 128), 50)\n"
         "assert found.count.tolist() == [1000] * 96 and abs(found.mean - 0.0005).max() < 1e-12"

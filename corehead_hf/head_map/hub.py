@@ -1,7 +1,7 @@
 """Reading head maps from the Hub: both files at one pinned commit, through the client's cache.
 
-What the client's refusals mean is in head_map_refusals.py, how maps are published in head_map_publish.py, what the
-files hold in head_map_format.py. A file's name is always a constant, never something read from a repository.
+What the client's refusals mean is in refusals.py, how maps are published in publish.py, what the
+files hold in format.py. A file's name is always a constant, never something read from a repository.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_downl
 from huggingface_hub.errors import FileMetadataError
 from huggingface_hub.utils import validate_repo_id
 
-from corehead_hf.head_map_errors import (
+from corehead_hf.head_map.errors import (
     HeadMapConnectionError,
     HeadMapFormatError,
     HeadMapHubError,
     HeadMapNotFoundError,
 )
-from corehead_hf.head_map_format import (
+from corehead_hf.head_map.format import (
     CONFIG_NAME,
     MAX_CONFIG_BYTES,
     MAX_TENSORS_BYTES,
     TENSORS_NAME,
     check_subfolder,
 )
-from corehead_hf.head_map_refusals import LIBRARY, Request, alternatives, ask
+from corehead_hf.head_map.refusals import LIBRARY, Request, alternatives, ask
 
 logger = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ from huggingface_hub.errors import (
 )
 
 from corehead_hf._version import __version__
-from corehead_hf.head_map_errors import (
+from corehead_hf.head_map.errors import (
     HeadMapAccessError,
     HeadMapConflictError,
     HeadMapConnectionError,

@@ -11,7 +11,7 @@ from test_head_map import CONFIG, TENSORS, fields, set_config, set_tensors
 from test_head_map_sums import drawn, summed
 
 from corehead_hf import HeadMap, HeadMapFormatError
-from corehead_hf.head_map_sums import RamSums
+from corehead_hf.head_map.sums import RamSums
 
 RAM, CHANCE = drawn(30, seed=3)
 
