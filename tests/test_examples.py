@@ -89,3 +89,14 @@ def test_training_writes_a_checkpoint_that_loads(tmp_path, family):
     model, processor = AutoCoReModel.from_pretrained(tmp_path / family), load_processor(tmp_path / family)
     prepared = family_of(model).prepare(processor, next(glyphs.generate(1, seed=0, pages=3)))
     assert model(**prepared.to("cpu", model.dtype).inputs).logits.shape[-1] == 384
+
+
+def test_share_head_map():
+    printed = run("08_share_head_map.py", "--license", "mit")
+    assert [line.split()[0] for line in printed.splitlines()[:4]] == [
+        "README.md",
+        "head_map.png",
+        "head_map.safetensors",
+        "head_map_config.json",
+    ]
+    assert 'license: "mit"' in printed and "| 1 | 0 | 1 | 0.1884 |" in printed
