@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
+from packaging import version
 from PIL import Image
 
 from corehead_hf import AutoCoReModel, HeadMap, load_processor
@@ -38,6 +40,16 @@ def test_its_head_map_fits(folder):
     model = AutoCoReModel.from_pretrained(folder, head_map=f"{folder}-head-map")
     assert model.head_map.base_model_name_or_path == folder.name
     assert model.head_map.num_examples >= 100
+
+
+def test_its_weights_are_saved_again_to_the_same_bytes(folder, tmp_path):
+    model = AutoCoReModel.from_pretrained(folder)
+    model.save_pretrained(tmp_path)
+    again = AutoCoReModel.from_pretrained(tmp_path).state_dict()
+    assert again.keys() == model.state_dict().keys()
+    assert all(torch.equal(tensor, again[name]) for name, tensor in model.state_dict().items())
+    if version.parse(transformers.__version__) >= version.parse("5.23"):  # up to 5.0 upstream writes other names
+        assert (tmp_path / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
 
 
 def test_its_head_map_is_what_a_push_uploads(folder, tmp_path):

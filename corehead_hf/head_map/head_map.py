@@ -1,7 +1,7 @@
 """HeadMap: the head scores of one checkpoint in a folder, on the Hub, and against a model.
 
-What it holds and how heads are picked is in scores.py, its files are format.py's, every word with
-the Hub is hub.py's.
+What it holds and how heads are picked is in scores.py, its files are format.py's, every word with the Hub is hub.py's
+and publish.py's.
 """
 
 from __future__ import annotations
@@ -17,19 +17,17 @@ from typing import Any
 from corehead_hf._version import __version__
 from corehead_hf.head_map import importers
 from corehead_hf.head_map.card import model_card
+from corehead_hf.head_map.errors import HeadMapFormatError
 from corehead_hf.head_map.fields import model_shape
-from corehead_hf.head_map.format import PICTURE_NAME, HeadMapFormatError, read_files, write_files
+from corehead_hf.head_map.format import PICTURE_NAME, read_files, write_files
 from corehead_hf.head_map.hub import HubOptions, locate, open_map
 from corehead_hf.head_map.merge import merged_fields
-from corehead_hf.head_map.picks import head_count
 from corehead_hf.head_map.picture import head_map_png
 from corehead_hf.head_map.publish import PublishedMap, PushedMap, PushTarget, find_maps, push_folder
 from corehead_hf.head_map.scores import HeadScores
 from corehead_hf.head_map.sums import RamSums
 
 logger = logging.getLogger(__name__)
-
-__all__ = ["HeadMap", "HeadMapFormatError", "head_count"]
 
 _TENSORS = ("scores", "spread", "count")
 OPTIONAL = ("num_skipped", "convergence", "parts", "score_rule")
@@ -130,7 +128,10 @@ class HeadMap(HeadScores):
             repo_id: owner/name, or a name for the logged-in user.
             private: of a new repository; None is the owner's default.
             create_pr: open a pull request instead of writing to main.
+            commit_message: None is "Upload head map with corehead_hf".
             revision: the branch to write to, made from main if it is missing.
+            token, endpoint: as in huggingface_hub.HfApi.
+            subfolder: where in the repository the map goes.
             tags: git tags to put on the commit, such as ["v1"].
             license: see save_pretrained.
 
