@@ -128,9 +128,8 @@ def compare(subject: Subject, core: dict, vision: dict, per_example: dict) -> tu
     merged, merged_vision = (
         replace(HeadMap.merge(list(maps.values())), dataset="4 layouts") for maps in (core, vision)
     )
-    name = merged.base_model_name_or_path
-    subject.save(plots.stability_map(stable, model=name), "stability")
-    subject.save(plots.spearman_matrix(stable, model=name), "spearman")
+    subject.save(plots.stability_map(stable), "stability")
+    subject.save(plots.spearman_matrix(stable), "spearman")
     found = vision_heads(merged, merged_vision)
     found.save(subject.out / "vision_heads.json")
     subject.save(plots.vision_overlap(found), "vision_overlap")
@@ -237,8 +236,8 @@ def side_by_side(results: dict[str, Results], out: Path) -> None:
         plots.ablation_curve(found.curve, ax=ax)
     figure.savefig(out / "ablation.png", dpi=DPI)
     figure, axes = plots.new_figure(1, many, size=(4.8 * many, 4.2))
-    for ax, (family, found) in zip(axes[0], results.items(), strict=True):
-        plots.spearman_matrix(found.stable, model=family, ax=ax)
+    for ax, found in zip(axes[0], results.values(), strict=True):
+        plots.spearman_matrix(found.stable, ax=ax)
     figure.savefig(out / "spearman.png", dpi=DPI)
 
 

@@ -31,7 +31,9 @@ class Stability(Result):
     """How alike M data sets rank the heads of one model; M >= 2, n = L * Hq heads.
 
     Attributes:
+        model: whose heads.
         names: of the data sets.
+        num_examples: behind each map.
         share: of the heads that a mask holds, in (0, 1]; 0.05 in the paper.
         scores: float64 [M, L, Hq], mean RAM.
         spearman: float64 [M, M], rank correlation of the flattened maps in [-1, 1].
@@ -47,7 +49,9 @@ class Stability(Result):
 
     kind: ClassVar[str] = "stability"
 
+    model: str
     names: tuple[str, ...]
+    num_examples: tuple[int, ...]
     share: float
     scores: Floats
     spearman: Floats
@@ -65,6 +69,7 @@ class Stability(Result):
     def __post_init__(self) -> None:
         full, pair = np.shape(self.masks), (len(self.names),) * 2
         for name, shape in (
+            ("num_examples", pair[:1]),
             ("masks", (len(self.names), *full[1:])),
             ("scores", full),
             ("spearman", pair),
@@ -149,7 +154,9 @@ def stability(
         found = bootstrap_intervals(means, share, confidence)
         found["frequency"] = found["frequency"].reshape(shape)
     return Stability(
+        model=next(iter(maps.values())).base_model_name_or_path,
         names=names,
+        num_examples=tuple(head_map.num_examples for head_map in maps.values()),
         share=float(share),
         scores=scores.reshape(-1, *shape),
         spearman=rank_correlation(scores),

@@ -133,10 +133,6 @@ def _ablation_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--variant", nargs="+", default=["zero"], help="of ablation, a panel each (default: zero)")
 
 
-def _model_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", default="", help="whose heads, for the title: the study does not hold it")
-
-
 def _overlay_options(parser: argparse.ArgumentParser) -> None:
     add_subject_arguments(parser, named=False)
     add_rule_arguments(parser)
@@ -148,12 +144,8 @@ def _overlay_options(parser: argparse.ArgumentParser) -> None:
 
 KINDS = {
     "heatmap": Kind("RAM of every head, maps side by side, CoRe above vision", "MAP...", _heatmap, _heatmap_options),
-    "stability": Kind(
-        "in how many data sets each head is on top", "RESULT", _study("stability_map", "model"), _model_options
-    ),
-    "spearman": Kind(
-        "how alike data sets rank the heads", "RESULT", _study("spearman_matrix", "model"), _model_options
-    ),
+    "stability": Kind("in how many data sets each head is on top", "RESULT", _study("stability_map")),
+    "spearman": Kind("how alike data sets rank the heads", "RESULT", _study("spearman_matrix")),
     "ablation": Kind(
         "accuracy against ablated heads", "RESULT", _study("ablation_curve", "variant"), _ablation_options
     ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from corehead_hf.commands.output import Output
 from corehead_hf.commands.studying import add_result_arguments, check_destinations, finished
@@ -53,21 +53,16 @@ def run(arguments: argparse.Namespace) -> Output:
     # A run that stopped early may have kept more than its map was made of.
     per_example = {name: ram_per_example(folders[name], maps[name].num_examples) for name in places if folders}
     found = stability(maps, share=arguments.share, per_example=per_example or None, resamples=arguments.resamples)
-    model = next(iter(maps.values())).base_model_name_or_path
-
-    def draw(plots: Any) -> Any:
-        return plots.stability_map(found, model=model)
-
-    return finished(found, arguments, draw, _text(found, model), model=model)
+    return finished(found, arguments, lambda plots: plots.stability_map(found), _text(found))
 
 
-def _text(found: Stability, model: str) -> list[str]:
+def _text(found: Stability) -> list[str]:
     from corehead_hf.analysis.intervals import Estimate
 
     count, total = len(found.universal), found.counts.size
     span = "" if found.universal_low is None else f" [{found.universal_low}, {found.universal_high}]"
     lines = [
-        f"{printable(model)}, {total} heads, {len(found.names)} data sets; top: {found.share:.3g} of the heads",
+        f"{printable(found.model)}, {total} heads, {len(found.names)} data sets; top: {found.share:.3g} of the heads",
         f"on top in all: {count}{span}, by chance {found.chance:.2g}",
     ]
     best = []

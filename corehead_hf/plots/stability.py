@@ -20,11 +20,10 @@ LEAST = 4.5  # points below which an interval is left out
 LIGHT = 0.179  # relative luminance above which black text has more contrast than white (WCAG 2)
 
 
-def stability_map(stability: Stability, *, model: str = "", ax: Any = None) -> Figure:
+def stability_map(stability: Stability, *, ax: Any = None) -> Figure:
     """In how many data sets each head is among the top, eq. (21): one colour a number (Fig. 5).
 
     Args:
-        model: whose heads, for the title: the study does not hold it.
         ax: axes to draw into; without them the figure is new.
     """
     from matplotlib import colormaps
@@ -48,8 +47,22 @@ def stability_map(stability: Stability, *, model: str = "", ax: Any = None) -> F
     index_ticks(ax, layers, heads)
     names = [last_part(name) for name in stability.names]
     headline = f"{counted(numbers[-1], 'head')} among the top {percent(stability.share)} on all {most} data sets"
-    titled(ax, headline, last_part(model), *names, *_expected(stability), room=1.3 * inches(ax)[0])
+    titled(
+        ax,
+        headline,
+        last_part(stability.model),
+        f"{_examples(stability)} examples each",
+        *names,
+        *_expected(stability),
+        room=1.3 * inches(ax)[0],
+    )
     return figure_of(ax)
+
+
+def _examples(stability: Stability) -> str:
+    """How many of a data set, or from how few to how many."""
+    least, most = min(stability.num_examples), max(stability.num_examples)
+    return str(most) if least == most else f"{least} to {most}"
 
 
 def _expected(stability: Stability) -> list[str]:
@@ -59,11 +72,10 @@ def _expected(stability: Stability) -> list[str]:
     return [*interval, f"{stability.chance:.2g} expected by chance"]
 
 
-def spearman_matrix(stability: Stability, *, model: str = "", ax: Any = None) -> Figure:
+def spearman_matrix(stability: Stability, *, ax: Any = None) -> Figure:
     """Spearman's rank correlation of every two data sets, with its interval where it is known (Fig. 5).
 
     Args:
-        model: whose heads, for the title: the study does not hold it.
         ax: axes to draw into; without them the figure is new.
     """
     most = len(stability.names)
@@ -78,16 +90,16 @@ def spearman_matrix(stability: Stability, *, model: str = "", ax: Any = None) ->
         color = image.cmap(image.norm(stability.spearman[first, second]))
         _write(ax, stability, first, second, "black" if luminance(color) > LIGHT else "white", size, small)
     _name_ticks(ax, [last_part(name) for name in stability.names], cell)
-    interval = "small: interval over examples" if small else ""
+    interval = f"intervals over {_examples(stability)} examples" if small else ""
     title = f"How alike data sets rank {stability.counts.size} heads"
-    titled(ax, title, last_part(model), interval, room=1.1 * inches(ax)[0])
+    titled(ax, title, last_part(stability.model), interval, room=1.1 * inches(ax)[0])
     return figure_of(ax)
 
 
 def _sizes(cell: float, has_intervals: bool) -> tuple[float, float]:
     """Points of the number and of its interval in a cell of so many inches; 0 where there is no interval or no room."""
     number, interval = (
-        size * 0.95 * cell / width(text, size) for size, text in ((LABEL, "0.00"), (TINY, "[0.00, 0.00]"))
+        size * 0.88 * cell / width(text, size) for size, text in ((LABEL, "0.00"), (TINY, "[0.00, 0.00]"))
     )
     return min(LABEL, number), min(TINY, interval) if has_intervals and interval >= LEAST else 0.0
 

@@ -22,7 +22,8 @@ def random_stability():
     masks = RNG.random((3, 2, 4)) < 0.5
     pair = RNG.random((3, 3))
     return Stability(
-        names=("a", "b", "ç"), share=0.05, scores=RNG.random((3, 2, 4)) / 3, spearman=pair, spearman_low=pair / 3,
+        model="m", names=("a", "b", "ç"), num_examples=(3, 1, 2), share=0.05,
+        scores=RNG.random((3, 2, 4)) / 3, spearman=pair, spearman_low=pair / 3,
         spearman_high=pair / 0.7, thresholds=RNG.random(3), masks=masks, counts=masks.sum(axis=0),
         universal=((0, 1), (1, 3)), universal_low=0, universal_high=4, frequency=RNG.random((2, 4)), chance=1 / 3,
     )  # fmt: skip

@@ -33,6 +33,7 @@ def test_masks_counts_and_universal_heads_by_hand():
     maps = {"a": as_map(RISING), "b": as_map(swapped((18, 19))), "c": as_map(swapped((0, 19), (1, 18), (17, 18)))}
     found = stability(maps, share=0.15)
     assert found.names == ("a", "b", "c") and found.share == 0.15
+    assert found.model == maps["a"].base_model_name_or_path and found.num_examples == (5, 5, 5)
     # The 85th percentile of 0.01..0.20 lies at place 0.85 * 19 = 16.15: 0.17 + 0.15 * 0.01
     np.testing.assert_allclose(found.thresholds, 0.1715, atol=1e-7)
     inside = [set(np.flatnonzero(mask)) for mask in found.masks]

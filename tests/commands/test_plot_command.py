@@ -69,8 +69,8 @@ STUDIES = {
     "coverage": ("key_tokens", "coverage_curve", {}),
     "keep": ("keep_sweep", "keep_curve", {}),
     "key-tokens": ("key_tokens", "key_token_bars", {}),
-    "spearman": ("stability", "spearman_matrix", {"model": ""}),
-    "stability": ("stability", "stability_map", {"model": ""}),
+    "spearman": ("stability", "spearman_matrix", {}),
+    "stability": ("stability", "stability_map", {}),
     "vision-overlap": ("vision_heads", "vision_overlap", {}),
 }
 
@@ -88,7 +88,6 @@ def test_every_kind_is_tested_here():
 
 def test_options_reach_the_figure(drawn, sources):
     assert drawn("ablation", sources["ablation"], "--variant", "mean", "zero")[2] == {"variant": ["mean", "zero"]}
-    assert drawn("stability", sources["stability"], "--model", "mine")[2] == {"model": "mine"}
     name, (head_map,), options = drawn("heatmap", sources["map"], "--keep", 3)
     assert name == "head_heatmap" and int(options["mark"].sum()) == 3 == int((options["mark"] & head_map.top(3)).sum())
     name, (core, vision), options = drawn("heatmap", sources["map"], "--vision", sources["vision"])

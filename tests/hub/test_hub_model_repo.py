@@ -57,9 +57,10 @@ def answers(tmp_path_factory, maps):
 def test_the_map_lies_beside_the_weights_and_the_models_card_stays(answers):
     tree = answers["tree"]
     for folder in (MODEL, MAP):
-        for path in folder.iterdir():
-            if folder == MODEL or path.name != "README.md":
-                assert tree[path.name].data == path.read_bytes(), path.name
+        for path in (path for path in folder.rglob("*") if path.is_file()):
+            name = path.relative_to(folder).as_posix()
+            if folder == MODEL or name != "README.md":
+                assert tree[name].data == path.read_bytes(), name
 
 
 @pytest.mark.parametrize("repo", ["one", "two"])

@@ -31,7 +31,13 @@ def named(names, short, long):
 
 
 def large_stability(names):
-    return stability(named(names, ("RefCOCOg", "VidSTG", "MMDocIR", "MMLongBench"), LONG_NAMES), 36, 32, share=0.05)
+    return stability(
+        named(names, ("RefCOCOg", "VidSTG", "MMDocIR", "MMLongBench"), LONG_NAMES),
+        36,
+        32,
+        share=0.05,
+        model=names["model"],
+    )
 
 
 def maps(names, count=3):
@@ -66,11 +72,11 @@ FIGURES = {
         "axes",
     ),
     "stability_map": (
-        lambda names, **to: plots.stability_map(large_stability(names), model=names["model"], **to), (1, 1), "ax"
+        lambda names, **to: plots.stability_map(large_stability(names), **to), (1, 1), "ax"
     ),
     "stability_map_tiny": (lambda names, **to: plots.stability_map(stability(), **to), (1, 1), "ax"),
     "spearman_matrix": (
-        lambda names, **to: plots.spearman_matrix(large_stability(names), model=names["model"], **to), (1, 1), "ax"
+        lambda names, **to: plots.spearman_matrix(large_stability(names), **to), (1, 1), "ax"
     ),
     "spearman_matrix_plain": (
         lambda names, **to: plots.spearman_matrix(stability(intervals=False), **to), (1, 1), "ax"

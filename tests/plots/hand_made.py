@@ -56,7 +56,7 @@ def vision_map(names=SHORT, seed=1, layers=36, heads=32):
     return head_map(values, names, 500, view_rule=VISUAL_RULE)
 
 
-def stability(names=("a", "b"), layers=2, heads=4, intervals=True, seed=0, share=0.25):
+def stability(names=("a", "b"), layers=2, heads=4, intervals=True, seed=0, share=0.25, model="owner/tiny"):
     """Masks at random, more alike than by chance; counts, universal heads and chance follow from them."""
     random, most = np.random.default_rng(seed), len(names)
     common = random.random((layers, heads))
@@ -66,7 +66,7 @@ def stability(names=("a", "b"), layers=2, heads=4, intervals=True, seed=0, share
     counts = masks.sum(axis=0)
     spearman = np.corrcoef(values.reshape(most, -1))
     return Stability(
-        names=tuple(names), share=share, scores=values, spearman=spearman,
+        model=model, names=tuple(names), num_examples=(64,) * most, share=share, scores=values, spearman=spearman,
         spearman_low=spearman - 0.05 if intervals else None,
         spearman_high=np.minimum(spearman + 0.04, 1) if intervals else None,
         thresholds=thresholds, masks=masks, counts=counts,

@@ -11,7 +11,7 @@ pytest.importorskip("matplotlib")
 
 def test_stability_map_has_one_colour_a_number_and_whole_ticks_in_their_middle():
     study = stability(("a", "b", "c"), 3, 4, share=0.25, seed=2)
-    figure = plots.stability_map(study, model="owner/tiny")
+    figure = plots.stability_map(study)
     ax, bar = figure.axes
     image = ax.images[0]
     assert np.array_equal(image.get_array(), study.counts)
@@ -30,8 +30,8 @@ def test_stability_map_has_one_colour_a_number_and_whole_ticks_in_their_middle()
 def test_stability_map_says_how_many_heads_are_in_all():
     study = stability(("a", "b"), 4, 4, share=0.5)
     number = int((study.counts == 2).sum())
-    title = plots.stability_map(study, model="owner/tiny").axes[0].get_title(loc="left").replace("\n", " ")
-    assert title.startswith(f"{number} heads among the top 50\u00a0% on all 2 data sets tiny, a, b,")
+    title = plots.stability_map(study).axes[0].get_title(loc="left").replace("\n", " ")
+    assert title.startswith(f"{number} heads among the top 50\u00a0% on all 2 data sets tiny, 64 examples each, a, b,")
     assert "interval 1 to 3 heads" in title and f"{study.chance:.2g} expected by chance" in title
     plain = plots.stability_map(stability(("a", "b"), 4, 4, intervals=False)).axes[0].get_title(loc="left")
     assert "interval" not in plain
