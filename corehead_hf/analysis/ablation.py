@@ -13,6 +13,7 @@ from corehead_hf.analysis.intervals import (
     Estimate,
     check_confidence,
     difference_estimate,
+    envelope,
     mean_estimate,
     require_scipy,
 )
@@ -225,7 +226,5 @@ def _check(
 
 
 def _over_seeds(count: int, points: list[AblationPoint]) -> GroupPoint:
-    accuracies = [point.accuracy for point in points]
-    mean = sum(accuracy.value for accuracy in accuracies) / len(accuracies)
-    low, high = min(a.low for a in accuracies), max(a.high for a in accuracies)
-    return GroupPoint(count, mean, low, high, tuple(p.seed for p in points if p.seed is not None))
+    over = envelope([point.accuracy for point in points])
+    return GroupPoint(count, over.value, over.low, over.high, tuple(p.seed for p in points if p.seed is not None))

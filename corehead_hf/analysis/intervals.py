@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +63,12 @@ def difference_estimate(first: Any, second: Any, confidence: float = 0.95) -> Es
         )
     differences = first - second
     return _bootstrapped(differences, float(differences.mean()), confidence)
+
+
+def envelope(estimates: Sequence[Estimate]) -> Estimate:
+    """The mean of estimates, say over seeds, from the lowest to the highest end of their intervals."""
+    mean = sum(one.value for one in estimates) / len(estimates)
+    return Estimate(mean, min(one.low for one in estimates), max(one.high for one in estimates))
 
 
 def require_scipy() -> Any:

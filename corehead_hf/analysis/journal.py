@@ -10,6 +10,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from corehead_hf.measuring.fingerprint import differences
+
 _KIND, _FORMAT_VERSION = "journal of a corehead_hf study", 1
 
 
@@ -126,13 +128,7 @@ def _refuse_other(path: Path, kept: dict[str, Any], now: dict[str, Any]) -> None
             f"{path} is a journal of format_version {kept.get('format_version')!r:.40} - this version of corehead_hf "
             f"writes {_FORMAT_VERSION} - begin in another file."
         )
-    there, here = kept["fingerprint"], now["fingerprint"]
-    differing = [
-        f"{name}: {there.get(name)!r} there / {here.get(name)!r} now"
-        for name in sorted({*there, *here})
-        if there.get(name) != here.get(name)
-    ]
-    if differing:
+    if differing := differences(kept["fingerprint"], now["fingerprint"]):
         raise ValueError(
             f"{path} holds a study of another configuration: {'; '.join(differing)}. Numbers of both would not mix; "
             "resume with the settings it was begun with, or begin in another file."

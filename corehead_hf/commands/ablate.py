@@ -22,7 +22,6 @@ from corehead_hf.commands.values import count_or_share, natural
 
 if TYPE_CHECKING:
     from corehead_hf.analysis.ablation import AblationCurve, AblationPoint
-    from corehead_hf.analysis.intervals import Estimate
 
 HELP = "score a model's answers with top, bottom and random heads ablated"
 # As corehead_hf.analysis and corehead_hf.modes have them; written here too, so that --help needs no torch.
@@ -79,22 +78,16 @@ def run(arguments: argparse.Namespace) -> Output:
 
 
 def _text(curve: AblationCurve) -> list[str]:
+    from corehead_hf.analysis.intervals import envelope
+
     rows = [["none", "dense", 0, curve.dense, None]]
     by_seed: dict[tuple[str, str, int], list[AblationPoint]] = {}
     for point in curve.points:
         by_seed.setdefault((point.variant, point.group, point.count), []).append(point)
     for key, seeds in by_seed.items():
-        rows.append([*key, *(_over([getattr(point, name) for point in seeds]) for name in ("accuracy", "drop"))])
+        rows.append([*key, *(envelope([getattr(point, name) for point in seeds]) for name in ("accuracy", "drop"))])
     return [
         about(curve),
         *table(["variant", "heads", "ablated", "accuracy", "drop from dense"], rows),
         f"in brackets: {curve.confidence:.0%} intervals over examples, of random heads their envelope over the seeds",
     ]
-
-
-def _over(seeds: list[Estimate]) -> Estimate:
-    """The mean over seeds, from the lowest to the highest end of their intervals."""
-    from corehead_hf.analysis.intervals import Estimate
-
-    mean = sum(one.value for one in seeds) / len(seeds)
-    return Estimate(mean, min(one.low for one in seeds), max(one.high for one in seeds))

@@ -20,6 +20,15 @@ def package_versions() -> dict[str, str]:
     return {"corehead_hf": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
 
 
+def differences(kept: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Where two fingerprints differ, in words."""
+    return [
+        f"{name}: {kept.get(name)!r} there / {now.get(name)!r} now"
+        for name in sorted({*kept, *now})
+        if kept.get(name) != now.get(name)
+    ]
+
+
 def fingerprint(native: Any, processor: Any, device: torch.device, **settings: Any) -> dict[str, Any]:
     """What two runs must share to go into one folder, as JSON values by name.
 

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from corehead_hf.measuring.fingerprint import differences
 from corehead_hf.measuring.outcome import Outcome
 from corehead_hf.measuring.records import Place, pack, scan, unpack
 
@@ -109,12 +110,7 @@ def _claim(folder: Path, fingerprint: dict[str, Any]) -> bytes:
         os.replace(name, path)
         _sync_folder(folder)
     kept = json.loads(path.read_text(encoding="utf-8"))
-    differing = [
-        f"{name}: {kept.get(name)!r} there / {fingerprint.get(name)!r} now"
-        for name in sorted({*kept, *fingerprint})
-        if kept.get(name) != fingerprint.get(name)
-    ]
-    if differing:
+    if differing := differences(kept, fingerprint):
         raise ValueError(
             f"{folder} holds a run of another configuration: {'; '.join(differing)}. Results of both would not mix; "
             "resume with the settings it was begun with, or begin in another folder."

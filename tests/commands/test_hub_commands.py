@@ -8,24 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from corehead_hf import HeadMap, HeadMapFormatError, cli
+from corehead_hf import HeadMap, HeadMapFormatError
 from corehead_hf.head_map.info import head_map_info
 from corehead_hf.head_map.publish import PushedMap
 
 FOLDER = Path(__file__).resolve().parents[2] / "hub_artifacts" / "glyphs-qwen3-vl-head-map"
 TENSORS, CONFIG = "head_map.safetensors", "head_map_config.json"
-
-
-@pytest.fixture
-def corehead(capsys):
-    """corehead(...): its exit code, what it printed, the error's text."""
-
-    def run(*arguments):
-        code = cli.main([str(argument) for argument in arguments])
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return run
 
 
 @pytest.fixture
