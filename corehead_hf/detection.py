@@ -13,7 +13,7 @@ from corehead_hf.data.example import Example
 from corehead_hf.families import family_of
 from corehead_hf.families.geometry import view_rule
 from corehead_hf.head_map import HeadMap
-from corehead_hf.head_map.fields import check_provenance, model_shape
+from corehead_hf.head_map.fields import check_provenance, model_shape, public_name
 from corehead_hf.measuring.batch import BatchReader, input_device
 from corehead_hf.measuring.dealing import deal, process_state
 from corehead_hf.measuring.fingerprint import fingerprint, package_versions
@@ -83,7 +83,7 @@ def measure(
     _check_target(target, views, min_coverage)
     native = native_model(model)
     about: dict[str, Any] = {
-        "base_model_name_or_path": _loaded_from(native) if base_model is None else base_model,
+        "base_model_name_or_path": public_name(native.config._name_or_path) if base_model is None else base_model,
         "base_model_revision": base_model_revision,
         "dataset": dataset,
         "question_rule": family_of(native).question_rule,
@@ -133,9 +133,3 @@ def _progress(examples: Iterable[Example], shown: bool) -> Iterator[Any]:
     options: dict[str, Any] = {} if shown else {"disable": True}
     with transformers_logging.tqdm(total=known, desc="measuring RAM", unit="example", **options) as progress:
         yield progress
-
-
-def _loaded_from(model: Any) -> str:
-    """Hub id of a model, or the name of the local folder it came from: a path would tell about this machine only."""
-    name = model.config._name_or_path
-    return Path(name).resolve().name if Path(name).is_dir() else name

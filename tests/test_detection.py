@@ -85,6 +85,17 @@ def test_provenance(setting):
     assert head_map.versions["corehead_hf"] == corehead_hf.__version__
 
 
+def test_a_model_without_a_name_is_not_named_after_the_current_folder(setting, monkeypatch):
+    _, model, processor, examples = setting
+    AutoCoReModel.from_model(model)
+    monkeypatch.setattr(model.config, "_name_or_path", "")
+    try:
+        with pytest.raises(ValueError, match="base_model_name_or_path='' was given - it is blank"):
+            measure(model, processor, examples[:1], dataset="glyphs")
+    finally:
+        model.uninstall_core()
+
+
 def test_refusals(setting):
     _, model, processor, examples = setting
     AutoCoReModel.from_model(model)

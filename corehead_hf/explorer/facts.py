@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from corehead_hf.families import Prepared
 from corehead_hf.families.geometry import NO_PLACE
 from corehead_hf.head_map import HeadMap
-from corehead_hf.head_map.fields import model_shape
+from corehead_hf.head_map.fields import model_shape, public_name
 from corehead_hf.measuring.fingerprint import package_versions
 
 
 def model_name(native: Any, head_map: HeadMap | None) -> str:
     """Hub id of a model or the name of its folder; of one without a name, that of the head map or the model's type."""
-    name = native.config._name_or_path
-    if name and Path(name).is_dir():
-        return Path(name).resolve().name  # a path would tell about this machine only
+    name = public_name(native.config._name_or_path)
     return name or (native.config.model_type if head_map is None else head_map.base_model_name_or_path)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -187,6 +188,12 @@ def as_tensor(
             f"entries are not in [{low}, {high}] - measure them again."
         )
     return tensor
+
+
+def public_name(name_or_path: str) -> str:
+    """Hub id of a checkpoint, or the name of its local folder: a path would tell about this machine only; "" stays."""
+    # Path("") is the current folder.
+    return Path(name_or_path).resolve().name if name_or_path and Path(name_or_path).is_dir() else name_or_path
 
 
 def model_shape(config: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from corehead_hf._version import __version__
-from corehead_hf.head_map.fields import model_shape
+from corehead_hf.head_map.fields import model_shape, public_name
 from corehead_hf.head_map.importers.files import (
     MAX_GATES_BYTES,
     MAX_SAMPLES_BYTES,
@@ -172,8 +172,7 @@ def _about(model: Any) -> dict[str, Any]:
     versions = {"torch": torch.__version__, "transformers": transformers.__version__, "corehead_hf": __version__}
     return {
         **shape,
-        # A path would tell about this machine only.
-        "base_model_name_or_path": Path(name).resolve().name if Path(name).is_dir() else name,
+        "base_model_name_or_path": public_name(name),
         # No format tells which commit its heads are of.
         "base_model_revision": None,
         "versions": versions,
