@@ -39,6 +39,13 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # workers side by side share the cores
     torch.set_num_threads(1)
 
 import transformers  # noqa: E402
+from compatibility_matrix import (  # noqa: E402, F401
+    cell,
+    pytest_addoption,
+    pytest_runtest_logreport,
+    pytest_runtest_makereport,
+    pytest_sessionfinish,
+)
 from tiny_models import VARIANTS, build  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
@@ -54,6 +61,12 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(params=VARIANTS)
 def variant(request):
+    return request.param
+
+
+@pytest.fixture(params=["qwen3_vl", "llava_onevision", "internvl_qwen3"])
+def family(request):
+    """One variant of each family, for what does not depend on the text tower."""
     return request.param
 
 

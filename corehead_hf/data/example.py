@@ -5,8 +5,9 @@ Decides the words every data set and every family share; says nothing about file
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TypeAlias
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -84,9 +85,11 @@ class Example:
         media: images, uint8 arrays [height, width, 3], RGB, and Videos, in prompt order.
         question: the question's text, without instructions or media.
         answer: the expected answer.
-        evidence: the parts that hold the answer, at least one.
+        evidence: the parts that hold the answer; none where an example is only answered, not measured.
         content: the user's turn as the prompt has it: strings, and the numbers 0, 1, ... of the media in order; the
             question stands in the last string. None means all media, then the question.
+        answer_prefix: what the answer begins with: it ends the prompt, behind the head of the assistant's turn.
+        details: what a benchmark scores and groups by besides the answer, such as task or answer format: JSON values.
     """
 
     id: str
@@ -95,12 +98,12 @@ class Example:
     answer: str
     evidence: tuple[Evidence, ...]
     content: tuple[str | int, ...] | None = None
+    answer_prefix: str = ""
+    details: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.question.strip():
             raise ValueError(f"example {self.id!r} has an empty question; the question rows would be undefined.")
-        if not self.evidence:
-            raise ValueError(f"example {self.id!r} has no evidence; its RAM would be undefined.")
         for i, medium in enumerate(self.media):
             if not isinstance(medium, Video) and (medium.dtype != np.uint8 or medium.ndim != 3 or medium.shape[2] != 3):
                 raise ValueError(

@@ -109,8 +109,8 @@ class Family(ABC):
                 is the same.
 
         Raises:
-            ValueError: the processor is another family's, a question cannot be found in its rendered prompt, the
-                placeholders do not match the geometry, or no token shows the evidence.
+            ValueError: the processor is another family's, an example has no evidence, its question cannot be found in
+                its rendered prompt, the placeholders do not match the geometry, or no token shows the evidence.
         """
         if views not in VIEWS or not 0 <= min_coverage <= 1:
             raise ValueError(
@@ -118,13 +118,13 @@ class Family(ABC):
                 "min_coverage is in [0, 1]."
             )
         batch = (examples,) if isinstance(examples, Example) else tuple(examples)
-        if not type(processor).__name__.endswith(self.processor_class):
-            raise ValueError(
-                f"{self.model_type} needs a {self.processor_class}; got {type(processor).__name__}. "
-                "Load the processor from the model's own folder with corehead_hf.load_processor."
-            )
-        texts = [self.render(processor, example) for example in batch]
-        inputs = self.encode(processor, texts, batch, flat_images=flat_images)
+        for example in batch:
+            if not example.evidence:
+                raise ValueError(
+                    f"example {example.id!r} has no evidence; its RAM would be undefined. Name the parts that hold the "
+                    "answer, or only let it be answered, through corehead_hf.evaluation."
+                )
+        inputs = self.prompt(processor, batch, flat_images=flat_images)
         ids = inputs["input_ids"]
         geometry = tuple(tuple(parts) for parts in self.geometries(processor, inputs, batch))
         columns = tuple(self._columns(processor, *row) for row in zip(ids, batch, geometry, strict=True))
@@ -143,14 +143,29 @@ class Family(ABC):
         question_mask = torch.stack([_question_rows(processor.tokenizer, ids[i], e) for i, e in enumerate(batch)])
         return Prepared(inputs, question_mask, evidence_mask, visual_mask, batch, geometry, columns)
 
+    def prompt(self, processor: Any, examples: Sequence[Example], *, flat_images: bool = False) -> dict[str, Any]:
+        """Examples to model inputs alone, left-padded: keyword arguments of forward; see prepare.
+
+        Raises:
+            ValueError: the processor is another family's.
+        """
+        if not type(processor).__name__.endswith(self.processor_class):
+            raise ValueError(
+                f"{self.model_type} needs a {self.processor_class}; got {type(processor).__name__}. "
+                "Load the processor from the model's own folder with corehead_hf.load_processor."
+            )
+        texts = [self.render(processor, example) for example in examples]
+        return self.encode(processor, texts, examples, flat_images=flat_images)
+
     def render(self, processor: Any, example: Example) -> str:
-        """The example's prompt as the family's chat template writes it, up to where the answer begins."""
+        """The example's prompt as the family's chat template writes it, up to where the answer is to go on."""
         kinds = ["video" if isinstance(medium, Video) else "image" for medium in example.media]
         content = [
             {"type": "text", "text": part} if isinstance(part, str) else {"type": kinds[part]} for part in example.turn
         ]
         messages = [{"role": "user", "content": content}]
-        return processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return text + example.answer_prefix
 
     def _columns(
         self, processor: Any, ids: torch.Tensor, example: Example, geometry: Sequence[Geometry]

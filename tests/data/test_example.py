@@ -29,7 +29,6 @@ def test_images_and_videos_keep_their_numbers():
     "changes, reason",
     [
         ({"question": "  "}, "empty question"),
-        ({"evidence": ()}, "no evidence"),
         ({"evidence": (Evidence(1),)}, "names medium 1 of 1"),
         ({"evidence": (Evidence(0, (0, 0, 61, 40)),)}, "over the edge of 60 x 40 pixels"),
         ({"evidence": (Evidence(0, (0, 0, 60, 40.5)),)}, "over the edge"),

@@ -1,5 +1,7 @@
 """prepare() of every family against hand counts and against the pixels of the real processor."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -208,6 +210,25 @@ def test_nothing_is_inserted_into_the_prompt(family, processor_of):
     text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
     expected = processor(text=[text], images=[list(case.images)], return_tensors="pt")["input_ids"]
     assert torch.equal(FAMILIES[family].prepare(processor, case).inputs["input_ids"], expected)
+
+
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_a_prompt_alone_is_that_of_prepare(family, processor_of):
+    """And needs no evidence; what the answer begins with ends it."""
+    processor, located = processor_of(family), example([page(), page()], Evidence(0, (0, 0, 9, 9)))
+    expected = FAMILIES[family].prepare(processor, located).inputs
+    found = FAMILIES[family].prompt(processor, [example([page(), page()])])
+    assert sorted(found) == sorted(expected)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    begun = replace(located, answer_prefix="Answer:")
+    (ids,) = FAMILIES[family].prompt(processor, [begun])["input_ids"].tolist()
+    prefix = processor.tokenizer("Answer:", add_special_tokens=False).input_ids
+    assert ids == expected["input_ids"][0].tolist() + prefix
+
+
+def test_an_example_without_evidence_is_not_prepared(processor_of):
+    with pytest.raises(ValueError, match="'hand-made' has no evidence; its RAM would be undefined"):
+        FAMILIES["internvl"].prepare(processor_of("internvl"), example([page()]))
 
 
 def test_another_familys_processor_is_refused(processor_of):
