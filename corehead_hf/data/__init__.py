@@ -13,10 +13,12 @@ from corehead_hf.data.files import resolve
 _SOURCES = {
     "glyphs": ("glyphs_set", "Glyphs"),
     "jsonl": ("jsonl", "JsonLines"),
+    "mlvu": ("mlvu", "MLVU"),
     "mmdocir": ("mmdocir", "MMDocIR"),
     "mmlongbench": ("mmlongbench", "MMLongBench"),
     "mmlongbench-doc": ("mmlongbench_doc", "MMLongBenchDoc"),
     "refcocog": ("refcocog", "RefCOCOg"),
+    "video-mme": ("video_mme", "VideoMME"),
     "vidstg": ("vidstg", "VidSTG"),
 }
 
@@ -35,7 +37,8 @@ def load(
     """An annotated data set as Examples, made one at a time.
 
     Args:
-        name: "refcocog", "vidstg", "mmdocir", "mmlongbench", "mmlongbench-doc", "glyphs", or "jsonl" for one's own.
+        name: "refcocog", "vidstg", "mmdocir", "mmlongbench", "mmlongbench-doc", "glyphs", or "jsonl" for one's own;
+            "mlvu" and "video-mme" are only to be answered.
         path: a local folder (a file for "jsonl", nothing for "glyphs"), or a Hub id, "owner/name", of a data set that
             holds the files as published.
         on_error: what a wrong row does: "raise" a ValueError that names file, row and value, or "skip" it, counted.

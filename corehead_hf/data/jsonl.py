@@ -67,13 +67,12 @@ class JsonLines:
         content = tuple(field(row, "content", list)) if "content" in row else None
         if content is not None and not all(type(part) in (str, int) for part in content):
             raise RowError("bad_row", f"'content' is {shown(row['content'])}; expected texts and numbers of media.")
-        items, parts = field(row, "media", list), field(row, "evidence", list)
-        if not items or not parts:
-            raise RowError(
-                "bad_row", f"'media' has {len(items)} and 'evidence' {len(parts)} entries; give one at least."
-            )
+        items, parts = field(row, "media", list), field(row, "evidence", list) if "evidence" in row else None
+        for name, entries in (("media", items), ("evidence", parts)):
+            if entries is not None and not entries:
+                raise RowError("bad_row", f"{name!r} has 0 entries; give one at least.")
         media = tuple(self._medium(item) for item in items)
-        evidence = tuple(_evidence(part, media, note) for part in parts)
+        evidence = tuple(_evidence(part, media, note) for part in parts or ())
         return Example(identity, media, question, answer, evidence, content)
 
     def _medium(self, item: Any) -> Media:

@@ -2,7 +2,8 @@
 
 `ans_page_list` counts the pages of the original document from 0, while `page_list` is what is shown: cut to a length,
 or filled up with pages of other documents. So evidence is found by document and file name, never by place in the list.
-The prompt is the official harness's; what it lets the answer begin with ("Answer:") is not part of the user's turn.
+The prompt is the official harness's; what it lets the answer begin with ("Answer:") is not part of the user's turn, and
+ends the prompt only where answers are asked for.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from corehead_hf.data.files import find, json_lines
 from corehead_hf.data.image_file import read_image
 
 TASKS = ("mmlongdoc", "longdocurl", "slidevqa")
+ANSWER_FORMATS = ("String", "Integer", "Float", "List", "None")
+ANSWER_PREFIX = "Answer:"
 INSTRUCTION = (
     "You are given a document with text and images, and a question. Answer the question as concisely as you can, using "
     "a single phrase or sentence if possible. If the question cannot be answered based on the information in the "
@@ -40,6 +43,8 @@ class MMLongBench:
         task: "mmlongdoc", "longdocurl" or "slidevqa".
         length: thousands of tokens the prompts were made for: 8, 16, 32, 64 or 128.
         images: folder that the paths in `page_list` count from; None means `mmlb_image/` in path.
+        answering: give examples to be answered: also those without evidence, because the question cannot be answered
+            or its pages are not shown, with what the scorer needs in `details`. False gives what can be measured.
     """
 
     name: ClassVar[str] = "mmlongbench"
@@ -48,6 +53,7 @@ class MMLongBench:
     task: str = "mmlongdoc"
     length: int = 8
     images: str | Path | None = None
+    answering: bool = False
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:
@@ -83,14 +89,27 @@ class MMLongBench:
     def _example(self, row: Mapping[str, Any], identity: str, note: Note) -> Example:
         question, answer, document = question_of(row, "question"), answer_of(row, "answer"), field(row, "doc_name", str)
         pages = field(row, "page_list", list)
-        evidence = _evidence(row, pages, document)
+        try:
+            evidence = _evidence(row, pages, document)
+        except Excluded:
+            if not self.answering:
+                raise
+            evidence = ()
+        details = self._details(row) if self.answering else {}
         content: list[str | int] = [INSTRUCTION]
         for number, page in enumerate(pages):
             content += [f"Document {_document(page):.{DOCUMENT_CHARACTERS}}: ", number, "\n\n"]
         based = f"Based on Document {document:.{DOCUMENT_CHARACTERS}}, answer the following question. "
         content.append(f"Question: {based}{question}")
         media = tuple(read_image(self._images() / page) for page in pages)
-        return Example(identity, media, question, answer, evidence, interleave(content))
+        prefix = ANSWER_PREFIX if self.answering else ""
+        return Example(identity, media, question, answer, evidence, interleave(content), prefix, details)
+
+    def _details(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        kind = field(row, "answer_format", str)
+        if kind not in ANSWER_FORMATS:
+            raise RowError("bad_row", f"'answer_format' is {kind!r}; known are {', '.join(ANSWER_FORMATS)}.")
+        return {"task": self.task, "length": self.length, "answer_format": kind, "doc_name": row["doc_name"]}
 
 
 def _evidence(row: Mapping[str, Any], pages: list[Any], document: str) -> tuple[Evidence, ...]:

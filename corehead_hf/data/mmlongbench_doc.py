@@ -21,6 +21,8 @@ from corehead_hf.data.files import find, json_array, parquet_batches
 from corehead_hf.data.image_file import read_image
 
 COLUMNS = ("doc_id", "question", "answer", "evidence_pages")
+ANSWER_FORMATS = ("Str", "Int", "Float", "List", "None")
+INSTRUCTION = "\nAnswer with a single word or phrase. If the answer is not in the document, answer 'Not answerable'."
 POINTS_PER_INCH = 72
 
 
@@ -34,6 +36,9 @@ class MMLongBenchDoc:
             zero padding; None renders `documents/<doc_id>` in path (needs pypdfium2).
         dpi: of rendering; the official harness takes 144.
         max_pages: show at most the first so many pages; examples whose evidence lies behind are excluded and counted.
+        answering: give examples to be answered: also those without evidence, because the question cannot be answered
+            or its pages are not shown, with what the scorer needs in `details`. The prompt then ends as lmms-eval's
+            does, asking for a word or a phrase. False gives what can be measured.
     """
 
     name: ClassVar[str] = "mmlongbench-doc"
@@ -42,6 +47,7 @@ class MMLongBenchDoc:
     pages: str | Path | None = None
     dpi: int = 144
     max_pages: int | None = None
+    answering: bool = False
 
     def __post_init__(self) -> None:
         if self.dpi < 1 or (self.max_pages is not None and self.max_pages < 1):
@@ -74,22 +80,41 @@ class MMLongBenchDoc:
                     yield f"{file.name} row {number}", row
                 continue
             number = 0
-            for batch in parquet_batches(file, COLUMNS):
+            for batch in parquet_batches(file, COLUMNS + ("answer_format",) * self.answering):
                 for row in batch.to_pylist():
                     yield f"{file.name} row {number}", row
                     number += 1
 
     def _example(self, row: Mapping[str, Any], document: str, identity: str, shown: Any, note: Note) -> Example:
         question, answer = question_of(row, "question"), answer_of(row, "answer")
-        wanted = _evidence_pages(row)
+        if not self.answering:
+            wanted = _evidence_pages(row)  # before the pages are decoded
+            media = shown(document)
+            return Example(identity, media, question, answer, self._evidence(wanted, document, media))
+        kind = field(row, "answer_format", str)
+        if kind not in ANSWER_FORMATS:
+            raise RowError("bad_row", f"'answer_format' is {kind!r}; known are {', '.join(ANSWER_FORMATS)}.")
         media = shown(document)
+        evidence: tuple[Evidence, ...] = ()
+        try:
+            evidence = self._evidence(_evidence_pages(row), document, media)
+        except Excluded:
+            pass  # it is answered all the same
+        except RowError as error:
+            if error.reason != "page_outside":
+                raise
+            note(error.reason, str(error))
+        details = {"answer_format": kind, "doc_id": document}
+        content = (*range(len(media)), row["question"] + INSTRUCTION)
+        return Example(identity, media, question, answer, evidence, content, details=details)
+
+    def _evidence(self, wanted: list[int], document: str, media: tuple[np.ndarray, ...]) -> tuple[Evidence, ...]:
         if missing := [page for page in wanted if page > len(media)]:
             count = f"pages {missing} of the evidence are asked of {document}, of which {len(media)} are shown."
             if self.max_pages is not None and len(media) == self.max_pages:
                 raise Excluded("evidence_truncated", count)
             raise RowError("page_outside", count)
-        evidence = tuple(Evidence(page - 1) for page in wanted)
-        return Example(identity, media, question, answer, evidence)
+        return tuple(Evidence(page - 1) for page in wanted)
 
     def _pages(self, document: str) -> tuple[np.ndarray, ...]:
         if self.pages is None:

@@ -15,6 +15,9 @@ import numpy as np
 from corehead_hf.data.example import Video
 from corehead_hf.data.example_set import RowError
 
+# Share of the frames a file's header tells that must be in it; a download that broke off holds fewer.
+WHOLE = 0.95
+
 
 def sample_evenly(first: int, last: int, count: int) -> tuple[int, ...]:
     """At most `count` frame numbers from first to last, both included: round(linspace(first, last, T)), rising."""
@@ -76,9 +79,25 @@ def read_frames(path: Path, frame_ids: Sequence[int]) -> np.ndarray:
 
 
 def read_video(path: Path, frames: int | Sequence[int]) -> Video:
-    """A Video of so many frames, spread evenly over the file, or of the frames with these numbers."""
-    ids = sample_evenly(0, frame_count(path) - 1, frames) if isinstance(frames, int) else tuple(frames)
+    """A Video of so many frames, spread evenly over the file, or of the frames with these numbers.
+
+    Raises:
+        RowError: as in read_frames; also of a file that is cut off, whose frames would be spread over a part of it.
+    """
+    ids = sample_evenly(0, _whole_count(path) - 1, frames) if isinstance(frames, int) else tuple(frames)
     return Video(read_frames(path, ids), fps=frame_rate(path), frame_ids=ids)
+
+
+def _whole_count(path: Path) -> int:
+    """Frames in the file, which must be about as many as its header tells, where it does."""
+    with _opened(path) as (_, stream):
+        told = stream.frames
+    found = frame_count(path)
+    if found < WHOLE * told:
+        raise RowError(
+            "corrupt_media", f"the video {path} is cut off: its header tells {told} frames, it holds {found}."
+        )
+    return found
 
 
 @contextmanager

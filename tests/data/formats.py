@@ -295,3 +295,86 @@ def pdf(pages):
     start = len(text)
     text += f"xref\n0 {len(objects) + 1}\n0000000000 65535 f \n" + "".join(f"{at:010d} 00000 n \n" for at in offsets)
     return (text + f"trailer\n<< /Size {len(objects) + 1} /Root 1 0 R >>\nstartxref\n{start}\n%%EOF\n").encode()
+
+
+# --- MLVU and Video-MME ---------------------------------------------------------------------------------------------
+
+MLVU_OPTIONS = ("Yellow", "Red", "Green", "Blue")
+
+
+def mlvu_official_row(question="What colour is the bag?", answer="Red", kind="plotQA", video="movie101_66.mp4", **more):
+    """A row of MLVU/MVLU: the answer is an option's text."""
+    return {
+        "video": video,
+        "duration": 2.0,
+        "question": question,
+        "candidates": list(MLVU_OPTIONS),
+        "answer": answer,
+        "question_type": kind,
+        **more,
+    }
+
+
+def write_mlvu_official(folder, files):
+    """files: {"1_plotQA": rows}; every video a row names is written beside, 20 frames."""
+    for stem, rows in files.items():
+        write_bytes(folder / "MLVU" / "json" / f"{stem}.json", json.dumps(rows, indent=2).encode())
+        for row in rows:
+            write_video(folder / "MLVU" / "video" / stem / row["video"], 20)
+    return folder
+
+
+def mlvu_row(question="What colour is the bag?", answer="B", task="plotQA", video="movie101_66.mp4", **more):
+    """A row of sy1998/MLVU_dev: the question names the options, the answer is a letter."""
+    lines = [f"({letter}) {option}" for letter, option in zip("ABCD", MLVU_OPTIONS, strict=True)]
+    return {
+        "video_name": video,
+        "question": "\n".join([question, *lines]),
+        "candidates": list(MLVU_OPTIONS),
+        "answer": answer,
+        "task_type": task,
+        **more,
+    }
+
+
+def write_table(path, rows):
+    """Rows as .parquet, .jsonl or .json, by the path's suffix."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".parquet":
+        parquet.write_table(pa.Table.from_pylist(rows), path)
+    elif path.suffix == ".jsonl":
+        write_lines(path, rows)
+    else:
+        path.write_text(json.dumps(rows), encoding="utf-8")
+    return path
+
+
+def video_mme_row(question_id="001-1", task="OCR Problems", duration="short", answer="C", video="fFjv93ACGo8", **more):
+    return {
+        "video_id": question_id[:3],
+        "duration": duration,
+        "domain": "Knowledge",
+        "sub_category": "Humanity & History",
+        "url": f"https://www.youtube.com/watch?v={video}",
+        "videoID": video,
+        "question_id": question_id,
+        "task_type": task,
+        "question": "Which fruit is shown?",
+        "options": ["A. Apples.", "B. Candles.", "C. Berries.", "D. Nuts."],
+        "answer": answer,
+        **more,
+    }
+
+
+def write_video_mme(folder, rows, suffix="parquet"):
+    """The rows, and every video they name, 20 frames at 10 a second."""
+    write_table(folder / "videomme" / f"test-00000-of-00001.{suffix}", rows)
+    for name in sorted({row["videoID"] for row in rows}):
+        write_video(folder / "data" / f"{name}.mp4", 20)
+    return folder
+
+
+def subtitle(number, start, end, text):
+    """A block of a Video-MME .srt file, times in seconds below a minute."""
+    times = " --> ".join(f"00:00:{int(at):02d},{round(at % 1 * 1000):03d}" for at in (start, end))
+    return f'{number}\n{times}\n<font color="white" size=".72c">{text}</font>\n\n'

@@ -183,7 +183,7 @@ def test_glyphs_by_name():
 @pytest.mark.parametrize(
     "arguments, error, reason",
     [
-        (("coco",), ValueError, "'coco' was asked; known are glyphs, jsonl, mmdocir"),
+        (("coco",), ValueError, "'coco' was asked; known are glyphs, jsonl, mlvu, mmdocir"),
         (("refcocog",), ValueError, "needs path"),
         (("glyphs", "folder"), ValueError, "takes none"),
     ],

@@ -203,3 +203,22 @@ def test_nothing_heavy_is_imported_before_it_is_used():
     code = "import sys; import corehead_hf.data; print({'av', 'pyarrow', 'torch', 'PIL'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_a_video_that_is_cut_off_behind_its_index_is_refused(tmp_path):
+    """Its header still tells all frames: half of a video must not pass for the whole one."""
+    import av
+
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = 64, 48, "yuv420p", 4_000_000
+        for _ in range(40):
+            noise = np.random.default_rng(0).integers(0, 255, (48, 64, 3)).astype(np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(noise, format="rgb24")))
+        container.mux(stream.encode(None))
+    assert read_video(path, 4).frame_ids == (0, 13, 26, 39)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(RowError, match=r"is cut off: its header tells 40 frames, it holds \d+\."):
+        read_video(path, 4)
+    assert len(read_video(path, [0, 3]).frames) == 2  # frames that are asked for by number are there

@@ -53,6 +53,11 @@ def test_all_of_the_format(folder):
     assert (second.id, second.answer, second.content) == ("mine-3", "", None)
 
 
+def test_a_question_that_is_only_answered_has_no_evidence(folder):
+    (asked,) = load(folder, row(evidence=None, answer="there"))
+    assert (asked.evidence, asked.answer) == ((), "there")
+
+
 BAD = {
     "unknown key": (row(bbox=[1]), r"unknown key 'bbox'; known are id, media, question, answer, evidence, content"),
     "unknown key in evidence": (row(evidence=[{"media": 0, "bbox": [0, 0, 1, 1]}]), "unknown key 'bbox'"),
@@ -70,7 +75,7 @@ BAD = {
     "question of a number": (row(question=3), "'question' is 3; expected str"),
     "answer of a number": (row(answer=3), "'answer' is 3; expected str"),
     "id of a number": (row(id=3), "'id' is 3; expected str"),
-    "no evidence": (row(evidence=[]), "'evidence' 0 entries"),
+    "no evidence": (row(evidence=[]), "'evidence' has 0 entries"),
     "evidence of no medium": (row(evidence=[{"box": [0, 0, 1, 1]}]), "has no 'media'"),
     "evidence of a far medium": (row(evidence=[{"media": 1}]), "names medium 1 of 1"),
     "evidence of a negative medium": (row(evidence=[{"media": -1}]), "names medium -1 of 1"),

@@ -2,6 +2,7 @@ import pytest
 from formats import mmlongbench_doc_row, mmlongbench_row, pdf, write_bytes, write_image, write_lines, write_mmlongbench
 
 from corehead_hf import Evidence, data
+from corehead_hf.scoring import SCORERS
 
 DOC = "longdocurl/4190345/4190345_page{}.jpg"
 OTHER = "longdocurl/99/99_page{}.jpg"
@@ -88,6 +89,35 @@ def test_missing_pages_archives_and_tasks_are_named(tmp_path):
         data.load("mmlongbench", tmp_path, task="docqa")
 
 
+def test_answering_gives_rows_without_evidence_too(tmp_path):
+    own = [DOC.format(page) for page in (3, 4)]
+    rows = [
+        mmlongbench_row(own, [4], identity="sound", answer=12, answer_format="Integer"),
+        mmlongbench_row(own, [4, 9], identity="one page is missing"),
+        mmlongbench_row(own, [], identity="not answerable", answer="Not answerable", answer_format="None"),
+        mmlongbench_row(own, [4], identity="a list", answer=["x", "y"], answer_format="List"),
+        mmlongbench_row(own, [4], identity="a new format", answer_format="Colour"),
+    ]
+    write_mmlongbench(tmp_path, rows)
+    examples = data.load("mmlongbench", tmp_path, task="longdocurl", answering=True, on_error="skip")
+    found = list(examples)
+    assert [example.evidence for example in found] == [(Evidence(1),), (), (), (Evidence(1),)]
+    assert found[0].details == {
+        "task": "longdocurl",
+        "length": 8,
+        "answer_format": "Integer",
+        "doc_name": "4190345",
+    }
+    assert all(example.answer_prefix == "Answer:" for example in found)
+    assert examples.report.skipped == {"bad_row": 1}
+    assert "'answer_format' is 'Colour'; known are String, Integer" in examples.report.described["bad_row"][0]
+    texts = ("it is 12", "a 12", "Not answerable", "y")
+    scores = [SCORERS["mmlongbench"](text, example).score for text, example in zip(texts, found, strict=True)]
+    assert scores == [1.0, 1.0, 1.0, pytest.approx(2 / 3)]  # "x y" against "y": precision 1, recall 1/2
+    (measured, _, _) = data.load("mmlongbench", tmp_path, task="longdocurl")
+    assert measured.turn == found[0].turn and measured.answer_prefix == "" and measured.details == {}
+
+
 # --- MMLongBench-Doc ------------------------------------------------------------------------------------------------
 
 
@@ -155,3 +185,35 @@ def test_wrong_settings_of_the_doc_set_are_refused(tmp_path):
         data.load("mmlongbench-doc", tmp_path)
     with pytest.raises(ValueError, match="both are at least 1"):
         data.load("mmlongbench-doc", tmp_path, dpi=0)
+
+
+def test_answering_the_doc_set(tmp_path):
+    """Evidence that is missing, cut off or wrong hinders no answer; the prompt ends as lmms-eval's."""
+    rows = [mmlongbench_doc_row(text) for text in ("[2]", "[]", "[3]", "[0]")]
+    rows[1] |= {"answer": "Not answerable", "answer_format": "None"}
+    write_doc(tmp_path, [*rows, mmlongbench_doc_row("[1]") | {"answer_format": "String"}])
+    options = {"pages": tmp_path / "pages", "max_pages": 2, "on_error": "skip"}
+    examples = data.load("mmlongbench-doc", tmp_path, answering=True, **options)
+    found = list(examples)
+    assert [example.evidence for example in found] == [(Evidence(1),), (), (), ()]
+    tail = "\nAnswer with a single word or phrase. If the answer is not in the document, answer 'Not answerable'."
+    assert found[0].turn == (0, 1, f"How many?{tail}")
+    assert found[1].details == {"answer_format": "None", "doc_id": "PH_2016.pdf"}
+    assert examples.report.counts == {"yielded": 4, "page_outside": 1, "bad_row": 1}
+    texts = ("less well-off", "Not answerable", "Less", "well-off")
+    scores = [SCORERS["mmlongbench-doc"](text, example).score for text, example in zip(texts, found, strict=True)]
+    assert scores == [1.0, 1.0, 0.0, pytest.approx(1 - 5 / 13)]
+    (measured,) = data.load("mmlongbench-doc", tmp_path, limit=1, **options)
+    assert measured.turn == (0, 1, "How many?") and measured.details == {}
+
+
+def test_answering_the_doc_set_from_parquet(tmp_path):
+    from pyarrow import Table, parquet
+
+    (tmp_path / "data").mkdir()
+    parquet.write_table(
+        Table.from_pylist([mmlongbench_doc_row("[1]")]), tmp_path / "data" / "train-00000-of-00001.parquet"
+    )
+    write_image(tmp_path / "pages" / "PH_2016" / "1.png")
+    (example,) = data.load("mmlongbench-doc", tmp_path, pages=tmp_path / "pages", answering=True)
+    assert example.details["answer_format"] == "Str"
