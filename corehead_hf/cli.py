@@ -10,19 +10,23 @@ from corehead_hf._version import __version__
 from corehead_hf.commands import (
     ablate,
     autotune,
+    bench,
     demo,
     explore,
+    grid,
     info,
     key_tokens,
     measure,
     plot,
     pull,
     push,
+    reproduce,
     show,
     stability,
     sweep,
     vision_heads,
 )
+from corehead_hf.commands import eval as evaluate
 from corehead_hf.commands.output import add_format_argument
 
 VERBS = {
@@ -34,8 +38,12 @@ VERBS = {
     "key-tokens": key_tokens,
     "ablate": ablate,
     "sweep": sweep,
+    "grid": grid,
+    "bench": bench,
+    "eval": evaluate,
     "plot": plot,
     "explore": explore,
+    "reproduce": reproduce,
     "info": info,
     "push": push,
     "pull": pull,

@@ -31,11 +31,14 @@ Booleans = NDArray[np.bool_]
 Heads = tuple[tuple[int, int], ...]  # (layer, head) each
 
 _CLASS_OF = {
-    "ablation": "ablation.AblationCurve",
-    "keep_sweep": "keep_sweep.KeepSweep",
-    "key_tokens": "key_tokens.KeyTokenStudy",
-    "stability": "stability.Stability",
-    "vision_heads": "vision_heads.VisionHeads",
+    "ablation": "analysis.ablation.AblationCurve",
+    "evaluation": "evaluation.evaluation.Evaluation",
+    "hybrid_grid": "analysis.hybrid_grid.HybridGrid",
+    "keep_sweep": "analysis.keep_sweep.KeepSweep",
+    "key_tokens": "analysis.key_tokens.KeyTokenStudy",
+    "prefill_latency": "analysis.prefill_latency.PrefillLatency",
+    "stability": "analysis.stability.Stability",
+    "vision_heads": "analysis.vision_heads.VisionHeads",
 }
 _ENVELOPE = {"kind", "format_version", "corehead_version"}
 _ENTRIES: dict[type, set[type]] = {np.float64: {float, int}, np.int64: {int}, np.bool_: {bool}}
@@ -88,8 +91,8 @@ class Result(ABC):
         kind = document["kind"]
         if kind not in _CLASS_OF:
             raise ValueError(f"{path} holds the kind {kind!r:.60} - known are {', '.join(_CLASS_OF)} - check the path.")
-        module, _, name = _CLASS_OF[kind].partition(".")
-        found = getattr(import_module(f"corehead_hf.analysis.{module}"), name)
+        module, _, name = _CLASS_OF[kind].rpartition(".")
+        found = getattr(import_module(f"corehead_hf.{module}"), name)
         if not issubclass(found, cls):
             asked = getattr(cls, "kind", cls.__name__)
             raise ValueError(f"{path} was asked for as {asked!r} - it holds {kind!r} - read it with {name}.load.")

@@ -85,6 +85,11 @@ def _latency(arguments: argparse.Namespace, plots: Any) -> Figure:
     return plots.latency_curve(read_rows(Path(arguments.source), arguments.where))
 
 
+def _grid(arguments: argparse.Namespace, plots: Any) -> Figure:
+    named = [(name, read_result(Path(path), "grid")) for name, path in _named(arguments.source)]
+    return plots.hybrid_grid_curves(named[0][1] if len(named) == 1 else dict(named))
+
+
 def _overlay(arguments: argparse.Namespace, plots: Any) -> Figure:
     from corehead_hf.commands.overlay import draw_overlay
 
@@ -153,6 +158,8 @@ KINDS = {
     "coverage": Kind("evidence covered by groups of heads", "RESULT", _study("coverage_curve")),
     "vision-overlap": Kind("CoRe score against vision score of every head", "RESULT", _study("vision_overlap")),
     "keep": Kind("accuracy and speed-up against dense heads", "RESULT", _study("keep_curve")),
+    "grid": Kind("accuracy against KV entries read, a panel a sink and model", "RESULT...", _grid),
+    "prefill": Kind("time and speed-up of prefills against length", "RESULT", _study("prefill_curve")),
     "latency": Kind("time against length, with the break-even", "CSV", _latency, _latency_options),
     "convergence": Kind("how much rankings still changed", "MAP...", _convergence, _convergence_options),
     "overlay": Kind("where top and bottom heads look in an example", "", _overlay, _overlay_options),

@@ -11,8 +11,10 @@ FITS = {
     MAP: ("a head map", ("heatmap", "convergence")),
     ROWS: ("benchmark rows", ("latency",)),
     "ablation": ("an ablation study", ("ablation",)),
+    "hybrid_grid": ("a grid of hybrid prefill", ("grid",)),
     "keep_sweep": ("a sweep of hybrid prefill", ("keep",)),
     "key_tokens": ("a key token study", ("key-tokens", "coverage")),
+    "prefill_latency": ("a study of prefill latency", ("prefill",)),
     "stability": ("a stability study", ("stability", "spearman")),
     "vision_heads": ("a study of vision heads", ("vision-overlap",)),
 }

@@ -86,7 +86,7 @@ class BatchReader:
                 raise
             return str(error)
         except RuntimeError as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             reason = f"out of memory: {str(error).splitlines()[0]}"
         # Only here, where the error no longer holds the frames of the failed prefill and their tensors.
@@ -121,7 +121,8 @@ def input_device(native: Any) -> torch.device:
     return embeddings.weight.device
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether an allocation failed, on an accelerator or on the CPU."""
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
 
 

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
+from typing import Protocol, TypeVar
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
-from corehead_hf.measuring.outcome import Outcome
-from corehead_hf.measuring.shards import Shards
 from corehead_hf.measuring.slots import Slot
+
+T = TypeVar("T")
+
+
+class Kept(Protocol[T]):
+    """What earlier runs found out, and room for more, such as Shards."""
+
+    def get(self, index: int, example_id: str | None, width: int) -> T | None:
+        """What is known of the example at a place of the data in a batch of this width, or None."""
+
+    def append(self, outcomes: Sequence[T], /) -> None:
+        """Keep what was found out."""
 
 
 def process_state() -> PartialState:
@@ -23,25 +34,25 @@ def process_state() -> PartialState:
 def deal(
     data: Iterable[Slot],
     batch_size: int,
-    read: Callable[[Sequence[Slot]], list[Outcome]],
-    shards: Shards | None,
+    read: Callable[[Sequence[Slot]], list[T]],
+    kept: Kept[T] | None,
     state: PartialState,
-) -> Iterator[Outcome]:
+) -> Iterator[T]:
     """The outcomes of all data in order, the same in every process.
 
     Args:
         data: the slots, the same in every process.
-        batch_size: consecutive slots that are measured together, by one process.
-        read: measures a batch.
-        shards: where outcomes are looked for first and kept.
+        batch_size: consecutive slots that are handled together, by one process.
+        read: the outcomes of a batch, one a slot.
+        kept: where outcomes are looked for first and kept.
         state: of this process.
     """
-    mine: list[Outcome] = []
+    mine: list[T] = []
     pending = False
     for number, batch in enumerate(_batches(data, batch_size)):
         pending = True
         if number % state.num_processes == state.process_index:
-            mine = _finish(batch, read, shards)
+            mine = _finish(batch, read, kept)
         if (number + 1) % state.num_processes == 0:
             # Gathered by rank, so batch after batch: every process sees the same order.
             yield from gather_object(mine)
@@ -56,13 +67,13 @@ def _batches(data: Iterable[Slot], size: int) -> Iterator[list[Slot]]:
         yield batch
 
 
-def _finish(batch: list[Slot], read: Callable[[Sequence[Slot]], list[Outcome]], shards: Shards | None) -> list[Outcome]:
-    """The batch's outcomes; where one is missing, the batch is measured again as it stands."""
-    if shards is None:
+def _finish(batch: list[Slot], read: Callable[[Sequence[Slot]], list[T]], kept: Kept[T] | None) -> list[T]:
+    """The batch's outcomes; where one is missing, the batch is handled again as it stands."""
+    if kept is None:
         return read(batch)
-    kept = [shards.get(slot.index, slot.id, len(batch)) for slot in batch]
-    if any(outcome is None for outcome in kept):
+    known = [kept.get(slot.index, slot.id, len(batch)) for slot in batch]
+    if any(outcome is None for outcome in known):
         fresh = read(batch)
-        shards.append([outcome for outcome, old in zip(fresh, kept, strict=True) if old is None])
-        kept = [old or outcome for outcome, old in zip(fresh, kept, strict=True)]
-    return [outcome for outcome in kept if outcome is not None]
+        kept.append([outcome for outcome, old in zip(fresh, known, strict=True) if old is None])
+        known = [old or outcome for outcome, old in zip(fresh, known, strict=True)]
+    return [outcome for outcome in known if outcome is not None]

@@ -102,7 +102,7 @@ def break_even(line: DataFrame, table: DataFrame) -> BreakEven:
     i = slower[-1]
     step = ratios[i] / (ratios[i] - ratios[i + 1])
     tokens, ms = (_between(values[i : i + 2], step) for values in (lengths, times))
-    return BreakEven(tokens, ms, f"break-even at about {_tokens(float(f'{tokens:.2g}'))} tokens")
+    return BreakEven(tokens, ms, f"break-even at about {token_count(float(f'{tokens:.2g}'))} tokens")
 
 
 def _between(ends: Sequence[float], step: float) -> float:
@@ -120,7 +120,7 @@ def _label(provider: str, keep: float, sink: float, window: float) -> str:
     return f"{short(provider)}, {percent(keep)} of heads dense, sink {sink:.0f}, window {window:.0f}"
 
 
-def _tokens(count: float) -> str:
+def token_count(count: float) -> str:
     """1K is 1024 tokens; lengths that are no multiple stay as they are."""
     return f"{count / 1024:.0f}K" if count >= 1024 and count % 1024 == 0 else f"{count:.0f}"
 
@@ -132,7 +132,7 @@ def _log_axes(ax: Any, lengths: list[int]) -> None:
     ax.set_yscale("log")
     ax.set_xlim(lengths[0] / 1.15, lengths[-1] * 1.15)
     labelled(ax, "tokens (1K = 1024)", "milliseconds (median; bars: p20 to p80)")
-    spaced_ticks(ax, lengths, [_tokens(length) for length in lengths])
+    spaced_ticks(ax, lengths, [token_count(length) for length in lengths])
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     ax.yaxis.set_minor_locator(NullLocator())

@@ -116,8 +116,8 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch, step):
 
 def test_every_kind_is_known_to_the_reader():
     for kind, place in _CLASS_OF.items():
-        module, _, name = place.partition(".")
-        found = getattr(import_module(f"corehead_hf.analysis.{module}"), name)
+        module, _, name = place.rpartition(".")
+        found = getattr(import_module(f"corehead_hf.{module}"), name)
         assert issubclass(found, Result) and found.kind == kind
 
 

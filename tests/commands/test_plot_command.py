@@ -27,8 +27,10 @@ def sources(tmp_path):
         head_map.save_pretrained(tmp_path / name)
     studies = {
         "ablation": hand_made.ablation(variants=("zero", "mean")),
+        "hybrid_grid": hand_made.hybrid_grid(),
         "keep_sweep": hand_made.keep_sweep(),
         "key_tokens": hand_made.key_tokens(),
+        "prefill_latency": hand_made.prefill_latency(),
         "stability": hand_made.stability(),
         "vision_heads": hand_made.vision_heads(layers=4, heads=8, count=3),
     }
@@ -69,6 +71,7 @@ STUDIES = {
     "coverage": ("key_tokens", "coverage_curve", {}),
     "keep": ("keep_sweep", "keep_curve", {}),
     "key-tokens": ("key_tokens", "key_token_bars", {}),
+    "prefill": ("prefill_latency", "prefill_curve", {}),
     "spearman": ("stability", "spearman_matrix", {}),
     "stability": ("stability", "stability_map", {}),
     "vision-overlap": ("vision_heads", "vision_overlap", {}),
@@ -83,7 +86,7 @@ def test_studies(drawn, sources, kind):
 
 
 def test_every_kind_is_tested_here():
-    assert set(KINDS) == {*STUDIES, "heatmap", "convergence", "latency", "overlay"}
+    assert set(KINDS) == {*STUDIES, "grid", "heatmap", "convergence", "latency", "overlay"}
 
 
 def test_options_reach_the_figure(drawn, sources):
@@ -97,6 +100,10 @@ def test_options_reach_the_figure(drawn, sources):
     name, (head_map,), options = drawn("convergence", sources["map"], "--until-stable", 0.9)
     assert name == "convergence_curve" and head_map.convergence and options == {"until_stable": 0.9}
     assert list(drawn("convergence", f"a={sources['map']}", sources["map"])[1][0]) == ["a", "map"]
+    name, (grid,), _ = drawn("grid", sources["hybrid_grid"])
+    assert name == "hybrid_grid_curves" and grid.kind == "hybrid_grid"
+    _, (grids,), _ = drawn("grid", f"a={sources['hybrid_grid']}", f"b={sources['hybrid_grid']}")
+    assert list(grids) == ["a", "b"] and grids["b"] == grid
     name, (table,), _ = drawn("latency", sources["rows"], "--where", "kind=prefill", "--where", "n=4096")
     assert name == "latency_curve" and table["p50_ms"].tolist() == [16, 8] and set(table["kind"]) == {"prefill"}
 
@@ -124,6 +131,8 @@ def test_formats_and_sizes(corehead, answer, sources, tmp_path, suffix, begin):
         ("convergence", "rows", "holds benchmark rows"),
         ("latency", "map", "holds a head map"),
         ("keep", "rows", "`corehead plot latency` does."),
+        ("grid", "keep_sweep", "holds a sweep of hybrid prefill, which `corehead plot grid` does not draw"),
+        ("latency", "prefill_latency", "holds a study of prefill latency, which"),
     ],
 )
 def test_a_source_of_another_kind_is_named(corehead, sources, tmp_path, kind, source, message):

@@ -7,11 +7,13 @@ from hand_made import (
     ablation,
     converging,
     frames,
+    hybrid_grid,
     keep_sweep,
     key_tokens,
     large_map,
     latency,
     pages,
+    prefill_latency,
     prefill_table,
     stability,
     vision_heads,
@@ -108,6 +110,27 @@ FIGURES = {
         "axes",
     ),
     "keep_curve_untimed": (lambda names, **to: plots.keep_curve(keep_sweep(names, timed=False), **to), (1, 1), "axes"),
+    "hybrid_grid_curves": (lambda names, **to: plots.hybrid_grid_curves(hybrid_grid(names), **to), (2, 1), "axes"),
+    "hybrid_grid_curves_of_several": (
+        lambda names, **to: plots.hybrid_grid_curves(
+            {name: hybrid_grid(names, sinks=(4,)) for name in named(names, ("a", "b", "c"), LONG_NAMES[:3])}, **to
+        ),
+        (1, 3),
+        "axes",
+    ),
+    "prefill_curve": (lambda names, **to: plots.prefill_curve(prefill_latency(names), **to), (1, 2), "axes"),
+    "prefill_curve_out_of_memory": (
+        lambda names, **to: plots.prefill_curve(
+            prefill_latency(
+                names,
+                lost=((65536, 1152), (131072, 1152), (131072, 250)),
+                device=named(names, "cpu", "NVIDIA Grace Hopper Superchip GH200 480GB with MIG 1g.12gb"),
+            ),
+            **to,
+        ),
+        (1, 2),
+        "axes",
+    ),
     "key_token_bars": (lambda names, **to: plots.key_token_bars(key_tokens(names), **to), (1, 1), "ax"),
     "coverage_curve": (lambda names, **to: plots.coverage_curve(key_tokens(names), **to), (1, 1), "ax"),
     "latency_curve": (

@@ -5,9 +5,12 @@ import torch
 
 from corehead_hf import Evidence, Example, HeadMap, Video
 from corehead_hf.analysis.ablation import AblationCurve, AblationPoint
+from corehead_hf.analysis.attention_cost import Cost
+from corehead_hf.analysis.hybrid_grid import GridPoint, HybridGrid
 from corehead_hf.analysis.intervals import Estimate
 from corehead_hf.analysis.keep_sweep import KeepPoint, KeepSweep
 from corehead_hf.analysis.key_tokens import KeyTokenStudy
+from corehead_hf.analysis.prefill_latency import LatencyPoint, PrefillLatency
 from corehead_hf.analysis.stability import Stability
 from corehead_hf.analysis.timing import Quantiles
 from corehead_hf.analysis.vision_heads import VisionHeads
@@ -111,6 +114,55 @@ def keep_sweep(names=SHORT, timed=True, device="NVIDIA H200", num_heads=1152):
         **names, device=device, num_heads=num_heads, num_examples=1000, sink_size=128, window_size=2048,
         num_tokens=65536 if timed else None, dense=estimate(0.658, 0.02),
         dense_seconds=Quantiles(1.9, 2.0, 2.1) if timed else None, chance=0.25, points=tuple(points),
+    )  # fmt: skip
+
+
+def hybrid_grid(names=SHORT, sinks=(0, 128), windows=(512, 1024, 2048), counts=(20, 50, 100, 250), num_heads=1152):
+    """Accuracy rises with dense heads and the window; prompts of 16K to 64K tokens."""
+    points = []
+    for sink in sinks:
+        for window in windows:
+            for count in counts:
+                share = count / num_heads
+                flops = share + (1 - share) * (sink + window) / 16384
+                cost = Cost(min(1.0, 1.3 * flops), 1e14 * flops, flops)
+                value = 0.3 + (0.3 - 0.25 * 0.98**count) * window / (window + 100) - (0.1 if sink == 0 else 0)
+                found = estimate(value, 0.02)
+                points.append(GridPoint(share, count, sink, window, found, estimate(0.66 - value), cost))
+    return HybridGrid(
+        **names, num_heads=num_heads, num_examples=1000, shortest=16384, longest=65536, mean_tokens=32768.5,
+        dense=estimate(0.658, 0.02), dense_flops=1e14, chance=0.25, points=tuple(points),
+    )  # fmt: skip
+
+
+def prefill_latency(
+    names=SHORT, lengths=(8192, 16384, 32768, 65536, 131072), counts=(20, 100, 250), lost=(), device="NVIDIA H200"
+):
+    """Seconds with few dense heads linear in the length, dense ones square; `lost` are (length, count)."""
+    points, num_heads = [], 1152
+    for n in lengths:
+        for count in (num_heads, *counts):
+            share, speed = count / num_heads, (1 + n / 3e4) / (1 + count / num_heads * n / 3e4)
+            seconds, speedup = (
+                Quantiles(0.95 / speed, 1 / speed, 1.1 / speed),
+                Quantiles(speed - 0.05, speed, speed + 0.1),
+            )
+            gone = (n, count) in lost
+            points.append(
+                LatencyPoint(
+                    n,
+                    count < num_heads,
+                    share,
+                    count,
+                    36 if count < num_heads else 0,
+                    None if gone else seconds,
+                    None if gone else 1.02 / speed,
+                    None if gone or (n, num_heads) in lost else speedup,
+                )
+            )
+    return PrefillLatency(
+        model=names["model"], device=device, dtype="bfloat16", num_layers=36, num_heads=num_heads, sink_size=128,
+        window_size=2048, dense_below=0, backend="triton", fuse=False, repeats=5, points=tuple(points),
     )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from corehead_hf.data import load
 from corehead_hf.families import family_of
 from corehead_hf.reproduce import paper_plan, reproduce, tiny_plan
 from corehead_hf.reproduce.plan import budgets_of
+from tests.data.formats import mmlongbench_row, refcocog_row, write_mmlongbench, write_refcocog
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -180,3 +181,33 @@ def test_a_tiny_plan_holds_nothing_back(model):
         assert len(examples) >= plan.num_answered
     seeds = [source.options["seed"] for source in (*plan.measured, plan.ablated, plan.mlvu, plan.video_mme)]
     assert len(set(seeds)) == 7, "no example is both measured and answered"
+
+
+def test_what_is_there_in_the_real_formats_is_done(tmp_path, model):
+    """Boxes and pages can be measured and answered; two data sets are missing, and so is a benchmark."""
+    root = tmp_path / "data"
+    boxes = [[4.0, 4.0, 30.0, 30.0], [20.0, 8.0, 30.0, 30.0]]
+    rows = [refcocog_row(["the letter"], box, question_id=str(i), value=9 * i) for i, box in enumerate(boxes)]
+    write_refcocog(root / "refcocog", rows)
+    pages = [f"mmlongdoc/4190345/4190345_page{number}.jpg" for number in range(2)]
+    documents = [mmlongbench_row(pages, [1], identity=f"mmlongdoc_{i}") for i in range(3)]
+    write_mmlongbench(root / "mmlongbench", documents, task="mmlongdoc")
+    plan = replace(
+        paper_plan(str(MODEL), root, num_measured=1, num_observed=1, num_answered=2, sink_size=4, window_size=16),
+        budgets=(1,),
+        ablations=(5,),
+        lengths=(64,),
+        top=3,
+    )
+    run = reproduce(plan, tmp_path / "out", lambda: model)
+    assert set(run.maps) == {"refcocog", "mmlongbench"}
+    assert set(run.missing) == {
+        "head map of vidstg",
+        "head map of mmdocir",
+        "accuracy on mlvu",
+        "accuracy on video-mme",
+    }
+    curve = Result.load(tmp_path / "out" / "results" / "ablation.json")
+    assert (curve.dataset, curve.num_examples) == ("mmlongbench", 2)
+    assert len(Result.load(tmp_path / "out" / "results" / "stability.json").names) == 2
+    assert table(run, "figure-7-prefill")[0]["tokens"] == "64"

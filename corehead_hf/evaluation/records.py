@@ -1,0 +1,230 @@
+"""Answers on disk: JSON lines, only ever added, safe against a kill at any moment.
+
+A folder holds answers-00000.jsonl, answers-00001.jsonl, ...: every process of every run writes a file of its own and
+never changes another. A file's first line names what the answers depend on, every further one is an Answer. A process
+killed while writing leaves a last line without an end: it is ignored, and its example answered again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from corehead_hf.measuring.fingerprint import differences
+
+_KIND, _FORMAT_VERSION = "answers of a corehead_hf evaluation", 1
+_NAMES = "answers-*.jsonl"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of one example of an evaluation, or of one row of a data set that gave none.
+
+    Attributes:
+        index: its place in the data, from 0.
+        id: of the example; None for a row too broken to have one.
+        width: how many stood in its batch. Bits depend on what shares a batch, and index and width tell that.
+        text: what the model generated; None where it was not asked, or gave nothing.
+        parsed: what the scorer read as the answer; None where it could read none.
+        score: in [0, 1]; None where the example was skipped.
+        expected: Example.answer.
+        details: Example.details.
+        prompt_tokens: of the example, without padding.
+        seconds: of encoding and generating, its share of the batch's.
+        row_error: of a row that gave no example, its kind in the data set's report.
+        failure: of an example that was skipped: "no_answer", "refused", "out_of_memory" or "not_scored".
+        reason: what went wrong, in words.
+        changes: (kind, what) of a row that gave an example after a change, for that report.
+    """
+
+    index: int
+    id: str | None
+    width: int
+    text: str | None = None
+    parsed: str | None = None
+    score: float | None = None
+    expected: str = ""
+    details: dict[str, Any] = field(default_factory=dict)
+    prompt_tokens: int = 0
+    seconds: float = 0.0
+    row_error: str | None = None
+    failure: str | None = None
+    reason: str | None = None
+    changes: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def skipped(self) -> str | None:
+        """Why there is no score, as a kind that is counted; None where there is one."""
+        return self.row_error or self.failure
+
+
+class Answers:
+    """The answers kept in a folder, and room for more.
+
+    Args:
+        folder: made if missing.
+        fingerprint: what this run's answers depend on; JSON values by name.
+
+    Raises:
+        ValueError: the folder was filled by another configuration, a line is damaged, an id stands at two places of the
+            data or two ids at one, or one example has two different answers.
+    """
+
+    def __init__(self, folder: str | Path, fingerprint: Mapping[str, Any]) -> None:
+        self._folder = Path(folder)
+        if self._folder.is_file():
+            raise ValueError(f"{folder} was given; it is a file, and answers are kept in a folder. Give a folder.")
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._fingerprint = json.loads(json.dumps(dict(fingerprint)))
+        self._known = _known(self._folder, self._fingerprint)
+        self._ids = {answer.index: answer.id for answer in self._known.values()}
+        self._file: BinaryIO | None = None
+
+    def get(self, index: int, example_id: str | None, width: int) -> Answer | None:
+        """The answer to the example at a place of the data, given in a batch of this width, or None.
+
+        Raises:
+            ValueError: another example was answered at this place.
+        """
+        if index in self._ids and self._ids[index] != example_id:
+            raise ValueError(
+                f"{self._folder}: the data has example {example_id!r} at {index}, the run that is resumed had "
+                f"{self._ids[index]!r} there. Resume with the same data in the same order, or begin in another folder."
+            )
+        return self._known.get((index, width))
+
+    def append(self, answers: Sequence[Answer]) -> None:
+        """Write answers; on return they are on disk."""
+        if self._file is None:
+            self._file = _new_file(self._folder)
+            self._write([{"kind": _KIND, "format_version": _FORMAT_VERSION, "fingerprint": self._fingerprint}])
+        self._write([asdict(answer) for answer in answers])
+
+    def close(self) -> None:
+        """Close this process's file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _write(self, values: Sequence[Mapping[str, Any]]) -> None:
+        assert self._file is not None
+        self._file.write(b"".join(f"{json.dumps(value, allow_nan=False)}\n".encode() for value in values))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+
+def read_answers(folder: str | Path) -> Iterator[Answer]:
+    """The answers kept in a folder, by place in the data; a run that has a limit may hold some beyond its last example.
+
+    Args:
+        folder: the `resume_from` of an evaluation.
+
+    Raises:
+        FileNotFoundError: no evaluation was kept there.
+        ValueError: a line is damaged, or files of several configurations lie in the folder.
+    """
+    if not any(Path(folder).glob(_NAMES)):
+        raise FileNotFoundError(f"{folder} was asked for its answers; no evaluation was kept there.")
+    # Data that grew was answered again where its last batch grew; the later answer is that of the wider batch.
+    widest = {index: answer for (index, _), answer in sorted(_known(Path(folder), None).items())}
+    yield from widest.values()
+
+
+def _known(folder: Path, fingerprint: Mapping[str, Any] | None) -> dict[tuple[int, int], Answer]:
+    """The whole answers of a folder by (index, width); without a fingerprint that of its first file is taken."""
+    found: dict[tuple[int, int], Answer] = {}
+    indices: dict[str | None, int] = {}
+    ids: dict[int, str | None] = {}
+    for path in sorted(folder.glob(_NAMES)):
+        for number, value in _lines(path):
+            if number == 1:
+                kept = _checked_head(path, value)
+                fingerprint = kept if fingerprint is None else fingerprint
+                _refuse_other(path, kept, fingerprint)
+                continue
+            answer = _answer(path, number, value)
+            if ids.setdefault(answer.index, answer.id) != answer.id:
+                raise ValueError(
+                    f"{path}: examples {ids[answer.index]!r} and {answer.id!r} both stand at {answer.index} of the "
+                    "data. Begin in another folder."
+                )
+            if answer.id is not None and indices.setdefault(answer.id, answer.index) != answer.index:
+                raise ValueError(
+                    f"{path}: example {answer.id!r} stands at {indices[answer.id]} and at {answer.index}. Begin in "
+                    "another folder."
+                )
+            first = found.setdefault((answer.index, answer.width), answer)
+            if replace(first, seconds=answer.seconds) != answer:
+                raise ValueError(
+                    f"{path}: example {answer.id!r} was answered twice and differently; its folder was filled by runs "
+                    "that do not repeat bit by bit. Begin in another folder."
+                )
+    return found
+
+
+def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(number, value) of every whole line."""
+    data = path.read_bytes()
+    for number, text in enumerate(data[: data.rfind(b"\n") + 1].splitlines(), start=1):
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = None
+        if not isinstance(value, dict):
+            raise _damaged(path, number)
+        yield number, value
+
+
+def _checked_head(path: Path, head: Mapping[str, Any]) -> dict[str, Any]:
+    """The fingerprint that a file's first line holds."""
+    fingerprint, version = head.get("fingerprint"), head.get("format_version")
+    if head.get("kind") != _KIND or not isinstance(fingerprint, dict):
+        raise ValueError(f"{path} holds no answers of an evaluation; take it out of the folder.")
+    if version != _FORMAT_VERSION:
+        raise ValueError(
+            f"{path} has format_version {version!r:.40}; this version of corehead_hf reads {_FORMAT_VERSION}. Begin in "
+            "another folder."
+        )
+    return fingerprint
+
+
+def _refuse_other(path: Path, kept: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    if differing := differences(dict(kept), dict(now)):
+        raise ValueError(
+            f"{path} holds answers of another configuration: {'; '.join(differing)}. Answers of both would not mix; "
+            "resume with the settings it was begun with, or begin in another folder."
+        )
+
+
+def _answer(path: Path, number: int, value: dict[str, Any]) -> Answer:
+    try:
+        changes = tuple((str(kind), str(what)) for kind, what in value.pop("changes"))
+        answer = Answer(**value, changes=changes)
+        sound = type(answer.index) is int and type(answer.width) is int and isinstance(answer.details, dict)
+        sound &= answer.score is None if answer.skipped else 0 <= float(answer.score) <= 1  # type: ignore[arg-type]
+    except (KeyError, TypeError, ValueError):
+        sound = False
+    if not sound or len(value) != len(fields(Answer)) - 1:
+        raise _damaged(path, number)
+    return answer
+
+
+def _damaged(path: Path, number: int) -> ValueError:
+    return ValueError(
+        f"line {number} of {path} is damaged: it was altered after it was written. Take the line out, and its example "
+        "is answered again; or begin in another folder."
+    )
+
+
+def _new_file(folder: Path) -> BinaryIO:
+    """An open file of the first free number."""
+    number = len(list(folder.glob(_NAMES)))
+    while True:
+        try:
+            return (folder / f"answers-{number:05}.jsonl").open("xb")
+        except FileExistsError:
+            number += 1
