@@ -11,6 +11,7 @@ FITS = {
     MAP: ("a head map", ("heatmap", "convergence")),
     ROWS: ("benchmark rows", ("latency",)),
     "ablation": ("an ablation study", ("ablation",)),
+    "evaluation": ("an evaluation", ()),
     "hybrid_grid": ("a grid of hybrid prefill", ("grid",)),
     "keep_sweep": ("a sweep of hybrid prefill", ("keep",)),
     "key_tokens": ("a key token study", ("key-tokens", "coverage")),
@@ -82,5 +83,5 @@ def _kind_of(path: Path) -> str:
 
 def _other(path: Path, found: str, kind: str) -> ValueError:
     what, fits = FITS[found]
-    advice = " or ".join(f"`corehead plot {fit}`" for fit in fits)
-    return ValueError(f"{path} holds {what}, which `corehead plot {kind}` does not draw; {advice} does.")
+    does = f"{' or '.join(f'`corehead plot {fit}`' for fit in fits)} does" if fits else "its numbers stand in the file"
+    return ValueError(f"{path} holds {what}, which `corehead plot {kind}` does not draw; {does}.")

@@ -24,4 +24,4 @@ def time_prefill(run: Run) -> None:
                 resume_from=run.place("answers", "latency.jsonl"),
             )
             run.save(found, LATENCY)
-        run.draw(plots.latency_curve(found.to_pandas()), "figure 7 latency")
+        run.draw(plots.prefill_curve(found), "figure 7 latency")

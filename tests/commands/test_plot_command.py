@@ -8,7 +8,9 @@ import matplotlib.image
 import pytest
 
 from corehead_hf import HeadMap, plots
+from corehead_hf.analysis.result import _CLASS_OF
 from corehead_hf.commands.plot import KINDS
+from corehead_hf.commands.plot_sources import FITS, _other
 
 HUB = Path(__file__).resolve().parents[2] / "hub_artifacts"
 CSV = "provider,n,keep,sink,window,p20_ms,p50_ms,p80_ms,kind\n" + "".join(
@@ -187,3 +189,13 @@ def test_overlay(drawn, corehead, tmp_path):
     assert code == 1 and "--example 3 was given" in error
     code, _, error = corehead("plot", "overlay", *asked, "--heads", 25, *out)
     assert code == 1 and "of 48 heads the top and bottom would meet" in error
+
+
+def test_every_saved_study_is_drawn_or_refused_by_name():
+    assert set(_CLASS_OF) <= set(FITS)
+    assert {kind for _, kinds in FITS.values() for kind in kinds} == set(KINDS) - {"overlay"}
+    refused = str(_other(Path("e.json"), "evaluation", "keep"))
+    assert (
+        refused
+        == "e.json holds an evaluation, which `corehead plot keep` does not draw; its numbers stand in the file."
+    )

@@ -1,0 +1,199 @@
+"""A model as ModelArguments describe it, answering conversations: what every harness needs of us, and no harness."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from accelerate.utils.memory import clear_device_cache
+from transformers import AutoConfig
+
+from corehead_hf.analysis.groups import draw_groups
+from corehead_hf.auto import AutoCoReModel
+from corehead_hf.families import Family, family_of_config
+from corehead_hf.integrations.arguments import HYBRID_OPTIONS, ModelArguments
+from corehead_hf.integrations.conversation import Conversation
+from corehead_hf.integrations.generation import Answer, Generation
+from corehead_hf.measuring.batch import input_device
+from corehead_hf.patching import native_model
+from corehead_hf.processor import load_processor
+
+logger = logging.getLogger(__name__)
+
+
+class Answerer:
+    """A model that is loaded, with hybrid prefill or an ablation switched on for all its prompts.
+
+    Args:
+        arguments: what it is, and what CoRe does to it.
+        device: where it runs, unless arguments.device_map says.
+
+    Raises:
+        ValueError: the model type is not supported, an argument is for another family, or the head map does not fit.
+        HeadMapHubError: the head map cannot be had.
+    """
+
+    def __init__(self, arguments: ModelArguments, device: torch.device) -> None:
+        self.arguments = arguments
+        place = {} if arguments.revision is None else {"revision": arguments.revision}
+        self.family = family_of_config(AutoConfig.from_pretrained(arguments.pretrained, **place))
+        self.processor = load_processor(arguments.pretrained, **place)
+        set_picture_sizes(self.processor, self.family, arguments)
+        options = {"attn_implementation": arguments.attn_implementation, "device_map": arguments.device_map}
+        self.model = AutoCoReModel.from_pretrained(
+            arguments.pretrained,
+            head_map=arguments.head_map,
+            head_map_revision=arguments.head_map_revision,
+            dtype=arguments.dtype,
+            **place,
+            **{name: value for name, value in options.items() if value is not None},
+        )
+        if arguments.device_map is None:
+            self.model.to(device)
+        if arguments.is_hybrid:
+            chosen = {name: getattr(arguments, name) for name in HYBRID_OPTIONS}
+            self.model.enable_hybrid(arguments.keep, heads=arguments.heads, **arguments.of_sizes(), **chosen)
+        self.ablated = None if arguments.ablate is None else _heads_to_ablate(self.model.head_map, arguments)
+        self.num_failed = 0
+        self._warned: set[str] = set()
+
+    def answer(self, conversations: Sequence[Conversation], asked: Mapping[str, Any]) -> list[Answer]:
+        """One answer per conversation, generated together where memory and the model allow it.
+
+        Args:
+            asked: generation_kwargs of the task.
+
+        Raises:
+            ValueError: a prompt cannot be encoded, and on_error is "raise".
+            torch.OutOfMemoryError: for a single prompt, and on_error is "raise".
+        """
+        generation = Generation.read(asked)
+        for name in set(generation.unused) - self._warned:
+            self._warned.add(name)
+            logger.warning("%s=%r of a task's generation_kwargs is unknown to generate() and unused", name, asked[name])
+        together = self._attempt(conversations, generation)
+        if together is not None:
+            return together
+        return [self._alone(conversation, generation) for conversation in conversations]
+
+    def _attempt(self, conversations: Sequence[Conversation], generation: Generation) -> list[Answer] | None:
+        """None where prompts have to be answered one by one: for memory, or as LLaVA-OneVision's videos differ."""
+        if len(conversations) == 1:
+            return None
+        try:
+            return self._generate(conversations, generation)
+        except (ValueError, torch.OutOfMemoryError) as error:
+            reason = str(error).splitlines()[0]
+        # Only here, where the error no longer holds the tensors of what failed.
+        clear_device_cache(garbage_collection=True)
+        logger.info("%d prompts are answered one by one: %s", len(conversations), reason)
+        return None
+
+    def _alone(self, conversation: Conversation, generation: Generation) -> Answer:
+        try:
+            return self._generate([conversation], generation)[0]
+        except (ValueError, torch.OutOfMemoryError) as error:
+            if self.arguments.on_error == "raise":
+                raise
+            self.failed(conversation.example.id, error)
+        clear_device_cache(garbage_collection=True)
+        return Answer("")
+
+    def failed(self, name: str, error: Exception) -> None:
+        """Count a prompt that could not be answered, and say so."""
+        self.num_failed += 1
+        logger.warning("%s is answered by an empty text: %s", name, error)
+
+    def _generate(self, conversations: Sequence[Conversation], generation: Generation) -> list[Answer]:
+        inputs = self.encode(conversations)
+        with self._ablation(inputs["input_ids"], conversations):
+            tokens = self.model.generate(**inputs, **generation.options)
+        start, tokenizer = inputs["input_ids"].shape[1], self.processor.tokenizer
+        read, written = inputs["attention_mask"].sum(dim=1), (tokens[:, start:] != tokenizer.pad_token_id).sum(dim=1)
+        texts = tokenizer.batch_decode(tokens[:, start:], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        counts = zip(texts, read.tolist(), written.tolist(), strict=True)
+        return [Answer(generation.cut(text), *pair) for text, *pair in counts]
+
+    def encode(self, conversations: Sequence[Conversation]) -> dict[str, torch.Tensor]:
+        """Model inputs, left-padded, where the model wants them.
+
+        Raises:
+            ValueError: a text holds the token that stands for a picture, or the family cannot take these media.
+        """
+        texts = [self._render(conversation) for conversation in conversations]
+        examples = [conversation.example for conversation in conversations]
+        inputs = self.family.encode(self.processor, texts, examples, flat_images=self.arguments.flat_images)
+        native = native_model(self.model)
+        device = input_device(native)
+        return {k: v.to(device, native.dtype if v.is_floating_point() else None) for k, v in inputs.items()}
+
+    def _render(self, conversation: Conversation) -> str:
+        marks = (self.processor.image_token, self.processor.video_token)
+        for message in conversation.messages:
+            for part in message["content"]:
+                found = [mark for mark in marks if mark in part.get("text", "")]
+                if found:
+                    raise ValueError(
+                        f"{conversation.example.id}: the task's text holds {found[0]}, which stands for a picture in "
+                        f"prompts of {self.family.model_type} - {part['text']!r:.80} - give the task a doc_to_messages "
+                        "that puts pictures where they belong."
+                    )
+        return self.processor.apply_chat_template(conversation.messages, tokenize=False, add_generation_prompt=True)
+
+    def _ablation(self, ids: torch.Tensor, conversations: Sequence[Conversation]) -> AbstractContextManager[Any]:
+        if self.ablated is None:
+            return nullcontext()
+        options: dict[str, Any] = {}
+        if self.arguments.ablate_variant == "visual":
+            examples = [conversation.example for conversation in conversations]
+            marks = {mark for example in examples for mark, _ in self.family.placeholders(self.processor, example)}
+            options["visual_mask"] = torch.isin(ids, torch.tensor(sorted(marks), device=ids.device))
+        elif self.arguments.ablate_variant == "stream":
+            options = dict(self.arguments.of_sizes())
+        return self.model.ablate_heads(self.ablated, self.arguments.ablate_variant, **options)
+
+
+def set_picture_sizes(processor: Any, family: Family, arguments: ModelArguments) -> None:
+    """Give a processor the sizes that were asked for.
+
+    Raises:
+        ValueError: they are those of another family.
+    """
+    belongs = {
+        **dict.fromkeys(("min_pixels", "max_pixels", "video_max_pixels"), ("qwen3_vl", "qwen3_vl_moe")),
+        **dict.fromkeys(("min_tiles", "max_tiles"), ("internvl",)),
+        "flat_images": ("llava_onevision",),
+    }
+    for name, types in belongs.items():
+        if getattr(arguments, name) and family.model_type not in types:
+            raise ValueError(
+                f"{name}={getattr(arguments, name)} was given - it is for {' and '.join(types)}, this model is "
+                f"{family.model_type} - leave it out."
+            )
+    if arguments.video_max_pixels is not None:
+        moving = processor.video_processor
+        moving.size = {**dict(moving.size), "longest_edge": arguments.video_max_pixels}
+    still = processor.image_processor
+    if family.model_type == "internvl":
+        still.min_patches = arguments.min_tiles or still.min_patches
+        still.max_patches = arguments.max_tiles or still.max_patches
+    elif arguments.min_pixels or arguments.max_pixels:
+        sizes = {"shortest_edge": arguments.min_pixels, "longest_edge": arguments.max_pixels}
+        still.size = {**dict(still.size), **{name: value for name, value in sizes.items() if value is not None}}
+        if hasattr(still, "min_pixels"):  # what transformers 4.57 goes by
+            still.min_pixels, still.max_pixels = still.size["shortest_edge"], still.size["longest_edge"]
+
+
+def _heads_to_ablate(head_map: Any, arguments: ModelArguments) -> torch.Tensor:
+    """bool [L, Hq]."""
+    assert arguments.ablate is not None and arguments.ablate_count is not None
+    groups = draw_groups(head_map, (arguments.ablate_count,), (arguments.ablate,), (arguments.seed,))
+    if not groups:
+        raise ValueError(
+            f"ablate={arguments.ablate} of {arguments.ablate_count} heads was asked for - the top ones leave fewer "
+            "than that - lower ablate_count."
+        )
+    return groups[0].heads
