@@ -20,6 +20,20 @@ def may_attend(mask: torch.Tensor) -> torch.Tensor:
     return mask > torch.finfo(mask.dtype).min / 2 if mask.is_floating_point() else mask.bool()
 
 
+def leading_padding(real: torch.Tensor) -> torch.Tensor:
+    """int64 [B], the False at the beginning of each row of bool [B, S]: all S of them where nothing is real yet."""
+    return (real.cumsum(dim=1) == 0).sum(dim=1)
+
+
+def refuse_packed(kwargs: dict[str, Any], what: str) -> None:
+    """Raise where a call's keyword arguments say that one row of its batch holds several sequences."""
+    if kwargs.get("cache") is not None or kwargs.get("cu_seq_lens_q") is not None:
+        raise ValueError(
+            f"{what} was asked in a packed or continuous-batching call; it needs one sequence per batch row. "
+            "Run a padded batch with generate() or forward() instead."
+        )
+
+
 class Mode(Protocol):
     """Something that watches or changes the attention of a model while it is on.
 
@@ -89,8 +103,8 @@ class AttentionCall:
         """Absolute position after the last query row: T + past_length."""
         return self.past_length + self.num_queries
 
-    def first_token(self) -> torch.Tensor | None:
-        """Left padding of each sequence, int64 [B] = index of its first real token; None where there is no mask."""
+    def real_tokens(self) -> torch.Tensor | None:
+        """bool [B, past_length + T], False = padding, as the last query row sees it; None where there is no mask."""
         mask = self.attention_mask
         if mask is None:
             return None
@@ -99,16 +113,16 @@ class AttentionCall:
                 f"padding cannot be read from a mask of type {type(mask).__name__}; "
                 "use the sdpa, eager or flash backend."
             )
-        row = mask[:, : self.end] if mask.dim() == 2 else mask[:, 0, -1, : self.end]
-        return may_attend(row).int().argmax(dim=1)
+        return may_attend(mask[:, : self.end] if mask.dim() == 2 else mask[:, 0, -1, : self.end])
+
+    def first_token(self) -> torch.Tensor | None:
+        """Left padding of each sequence, int64 [B] = index of its first real token; None where there is no mask."""
+        real = self.real_tokens()
+        return None if real is None else leading_padding(real)
 
     def refuse_packed(self, what: str) -> None:
         """Raise where one row of the batch holds several sequences: positions then mean nothing to a mode."""
-        if self.kwargs.get("cache") is not None or self.kwargs.get("cu_seq_lens_q") is not None:
-            raise ValueError(
-                f"{what} was asked in a packed or continuous-batching call; it needs one sequence per batch row. "
-                "Run a padded batch with generate() or forward() instead."
-            )
+        refuse_packed(self.kwargs, what)
 
     def without_empty_slots(self) -> AttentionCall:
         """The call with the keys of a static cache cut to the tokens that exist."""

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import nn
 
-from corehead_hf.attention_call import Answer, Attend, AttentionCall, may_attend
+from corehead_hf.attention_call import Answer, Attend, AttentionCall, leading_padding, may_attend, refuse_packed
 from corehead_hf.kernels import cost, hybrid_attention
 
 logger = logging.getLogger(__name__)
@@ -83,13 +83,19 @@ class HybridPrefill:
         self._tell(dense, hidden.shape[1], past_length)
         if all(dense):
             return kwargs
+        refuse_packed(kwargs, "hybrid prefill")
+        if kwargs.get("output_attentions") or getattr(text_model.config, "output_attentions", False):
+            raise ValueError(
+                "output_attentions=True was asked in a hybrid prefill, whose kernels compute no attention weights. Use "
+                "record_attention, or disable_hybrid() for this call."
+            )
         end = past_length + hidden.shape[1]
         mask = kwargs.get("attention_mask")
         if isinstance(mask, dict):  # generate() with a static cache: layer type -> mask or None
             mask = mask["full_attention"]
         if mask is None:
             _refuse_packed_positions(kwargs.get("position_ids"))
-        row = None if mask is None else _left_padding_row(mask, past_length, end)
+        row = None if mask is None else _padding_row(mask, past_length, end)
         if row is None:
             # One True for every key: a stride of 0 says "no padding" without asking the device.
             row = torch.ones(1, 1, dtype=torch.bool, device=hidden.device).expand(hidden.shape[0], end)
@@ -166,25 +172,29 @@ def _refuse_packed_positions(position_ids: Any) -> None:
         )
 
 
-def _left_padding_row(mask: Any, past_length: int, end: int) -> torch.Tensor | None:
-    """bool [B, S] of real tokens, None where all are; raises unless the mask is causal with left padding only."""
+def _padding_row(mask: Any, past_length: int, end: int) -> torch.Tensor | None:
+    """bool [B, S] of real tokens, None where all are; raises unless the mask is causal over one run of them per row.
+
+    What follows a sequence's last real token needs no masking: no real query is late enough to see it.
+    """
     if not isinstance(mask, torch.Tensor) or mask.dim() not in (2, 4) or mask.shape[-1] < end:
         raise ValueError(
             f"hybrid prefill needs a padding mask [B, {end}] or none; got {getattr(mask, 'shape', type(mask))}."
         )
     mask = may_attend(mask[..., :end])
     row = mask if mask.dim() == 2 else mask[:, 0, -1]
-    first = row.int().argmax(dim=1)
+    first = leading_padding(row)[:, None]
+    last = first + row.sum(dim=1, keepdim=True)
     column = torch.arange(end, device=row.device)
-    fits = (row == (column[None] >= first[:, None])).all()
+    fits = (row == ((column >= first) & (column < last))).all()
     if mask.dim() == 4:  # one that transformers built for a static cache: every row must be causal
-        rows = torch.arange(past_length, end, device=row.device)
-        expected = (rows[None] + 1 - first[:, None]).clamp(min=0)
-        fits &= (mask[:, 0].sum(dim=-1) == expected).all()
-    understood, padded = torch.stack((fits, first.any())).tolist()  # one wait for the device
+        seen = torch.minimum(column[past_length:] + 1, last) - first
+        fits &= (mask[:, 0].sum(dim=-1) == seen.clamp(min=0)).all()
+    understood, padded = torch.stack((fits, ~row.all())).tolist()  # one wait for the device
     if not understood:
         raise ValueError(
-            "hybrid prefill understands causal attention with left padding; the mask has holes, right padding or its "
-            "own pattern. Set processor.tokenizer.padding_side = 'left', or disable_hybrid() for this call."
+            "hybrid prefill understands causal attention over one run of real tokens per sequence, padding before and "
+            "after it; the mask has holes or its own pattern. Pad sequences at their ends only, or disable_hybrid() "
+            "for this call."
         )
     return row if padded else None

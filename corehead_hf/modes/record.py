@@ -20,7 +20,7 @@ class RecordAttention:
     What is recorded is dense attention on the layer's own q and k, also while a hybrid prefill or an ablation is on.
 
     Args:
-        question_mask: bool [B, T], rows that are averaged; T is the prompt's length with its left padding.
+        question_mask: bool [B, T], rows that are averaged; T is the prompt's length with its padding.
         evidence_mask: bool [B, T], columns that hold the evidence.
         visual_mask: bool [B, T] of all visual tokens, for the vision mass.
         measure_key_tokens: also find which evidence tokens are among each head's top 5 % entries (KTR, coverage).
@@ -39,7 +39,8 @@ class RecordAttention:
     keep_rows: bool = False
     _partial: dict[int, torch.Tensor] = field(default_factory=dict, init=False, repr=False)
     _layers: dict[int, dict[str, Any]] = field(default_factory=dict, init=False, repr=False)
-    _first_token: torch.Tensor | None = field(default=None, init=False, repr=False)
+    _real: torch.Tensor | None = field(default=None, init=False, repr=False)
+    _known: int = field(default=0, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.question_mask = prompt_mask("question_mask", self.question_mask, None)
@@ -74,32 +75,62 @@ class RecordAttention:
         if call.query.shape[0] != batch or (call.past_length == 0 and call.num_queries > length):
             raise ValueError(
                 f"masks of shape {(batch, length)} were given, the prefill has {call.query.shape[0]} sequences of "
-                f"{call.end} tokens; give masks over the whole padded prompt."
+                f"{call.end} tokens; give masks over the whole padded prompt. Assisted decoding adds drafts to it: "
+                "record model.prefill() instead."
             )
+        if call.layer in self._layers and call.past_length == 0:
+            raise RuntimeError("one recording holds one prefill; open another record_attention for the next one.")
+        self._learn_padding(call)
         if call.layer in self._layers:
-            if call.past_length == 0:
-                raise RuntimeError("one recording holds one prefill; open another record_attention for the next one.")
             return
+        earlier = self._partial.pop(call.layer, None)
+        self._refuse_gap(call.past_length, earlier)
         sums = question_row_sums(call, self.question_mask)
-        if call.layer in self._partial:
-            earlier = self._partial.pop(call.layer)
+        if earlier is not None:
             sums[..., : earlier.shape[-1]] += earlier
         if bool(self.question_mask[:, call.end :].any()):
             self._partial[call.layer] = sums
             return
-        if self._first_token is None:
-            first_token = call.first_token()
-            self._first_token = torch.zeros(batch, dtype=torch.long) if first_token is None else first_token.cpu()
-            self._refuse_padding(self._first_token)
         self._layers[call.layer] = self._measure(sums / self.question_mask.sum(1).view(-1, 1, 1).to(sums.device))
 
-    def _refuse_padding(self, first_token: torch.Tensor) -> None:
-        padding = torch.arange(self.question_mask.shape[1])[None] < first_token[:, None]
+    def _refuse_gap(self, past_length: int, earlier: torch.Tensor | None) -> None:
+        """Raise where question rows were never seen, or seen twice: the mean over them would be wrong."""
+        if earlier is None and bool(self.question_mask[:, :past_length].any()):
+            raise ValueError(
+                f"question_mask marks tokens among the first {past_length}, which were in the cache before the "
+                "recording began. Record from the prompt's beginning, or mark later tokens only."
+            )
+        if earlier is not None and earlier.shape[-1] != past_length:
+            raise RuntimeError(
+                f"one recording holds one prefill; {earlier.shape[-1]} tokens were seen, and a call begins at token "
+                f"{past_length}. Open another record_attention for the next prefill."
+            )
+
+    def _learn_padding(self, call: AttentionCall) -> None:
+        """Keep which columns are real, once per call of the model; later ones count as the last known ones do."""
+        if call.end <= self._known:
+            return
+        batch, length = self.question_mask.shape
+        seen = call.real_tokens()
+        real = torch.ones(batch, length, dtype=torch.bool)
+        if seen is not None:
+            seen = seen[:, :length].cpu()
+            real = torch.cat([seen, seen[:, -1:].expand(-1, length - seen.shape[1])], dim=1)
+        if self._real is None or not self._layers:
+            self._refuse_marked_padding(real, min(call.end, length))
+        elif not torch.equal(real, self._real):
+            raise ValueError(
+                f"padding among tokens {self._known} to {call.end - 1} came after the recording was complete, which "
+                "counted them as real. Record a right-padded batch in one piece."
+            )
+        self._real, self._known = real, call.end
+
+    def _refuse_marked_padding(self, real: torch.Tensor, known: int) -> None:
         for name, mask in (("question_mask", self.question_mask), ("evidence_mask", self.evidence_mask)):
-            for b in (mask & padding).any(dim=1).nonzero().flatten().tolist():
+            for b in (mask & ~real)[:, :known].any(dim=1).nonzero().flatten().tolist():
                 raise ValueError(
-                    f"row {b} of {name} marks padding: the first {int(first_token[b])} tokens of this sequence are "
-                    "padding, whose RAM is undefined. Give masks over the left-padded prompt."
+                    f"row {b} of {name} marks padding: of this sequence's {known} tokens {int(real[b, :known].sum())} "
+                    "are real, and the RAM of others is undefined. Give masks over the padded prompt."
                 )
 
     def _measure(self, row: torch.Tensor) -> dict[str, Any]:
@@ -147,17 +178,18 @@ class RecordAttention:
     @property
     def num_columns(self) -> torch.Tensor:
         """Real (not padding) tokens of each prompt, int64 [B]."""
-        if self._first_token is None:
-            raise RuntimeError("nothing was recorded yet: run a prefill inside the record_attention block first.")
-        return self.question_mask.shape[1] - self._first_token
+        return self._real_columns().sum(dim=1)
 
     @property
     def chance(self) -> torch.Tensor:
         """RAM of a uniform head: mean over question rows of |E| / columns the row sees, float32 [B]."""
-        first_token = self.question_mask.shape[1] - self.num_columns
-        seen = torch.arange(self.question_mask.shape[1])[None] + 1 - first_token[:, None]
-        share = self.evidence_mask.cumsum(dim=1) / seen.clamp(min=1)
+        share = self.evidence_mask.cumsum(dim=1) / self._real_columns().cumsum(dim=1).clamp(min=1)
         return (share * self.question_mask).sum(dim=1) / self.question_mask.sum(dim=1)
+
+    def _real_columns(self) -> torch.Tensor:
+        if self._real is None:
+            raise RuntimeError("nothing was recorded yet: run a prefill inside the record_attention block first.")
+        return self._real
 
 
 @dataclass(eq=False)
@@ -171,11 +203,10 @@ class RecordOutputs:
     def attend(self, call: AttentionCall, inner: Attend) -> Answer:
         output, weights = inner(call)
         call.refuse_packed("recording")
-        real = torch.ones(output.shape[:2], dtype=torch.bool, device=output.device)
-        first_token = call.first_token()
-        if first_token is not None:
-            position = torch.arange(call.past_length, call.end, device=output.device)
-            real = position[None] >= first_token[:, None]
+        real = call.real_tokens()
+        if real is None:
+            real = torch.ones(output.shape[0], call.end, dtype=torch.bool, device=output.device)
+        real = real[:, -call.num_queries :]
         with torch.no_grad():
             total = (output.double() * real[:, :, None, None]).sum(dim=(0, 1)).cpu()
         self._sums[call.layer] = self._sums.get(call.layer, 0) + total

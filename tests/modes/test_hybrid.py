@@ -104,6 +104,7 @@ def test_equals_attention_under_the_explicit_mask(variant, left_pad, attn, backe
     assert bool(found.isfinite().all())
 
 
+@pytest.mark.compatibility("Batches and inputs", "left-padded batches of unequal length")
 def test_a_padded_batch_is_its_sequences_one_by_one(wrapped):
     inputs = inputs_for(wrapped, 3, [0, 7, 2])
     wrapped.enable_hybrid(heads=DENSE, **SIZES)
@@ -186,6 +187,7 @@ def prefill_in_chunks(model, inputs, cuts, cache=None):
     return torch.cat(states, dim=1)
 
 
+@pytest.mark.compatibility("Caches", "chunked prefill on a live cache")
 @pytest.mark.parametrize("static", [False, True], ids=["dynamic", "static"])
 @pytest.mark.parametrize("left_pad", [[0, 0], [0, 5]], ids=["unpadded", "left padding"])
 @pytest.mark.parametrize("cuts", [[7], [3, 8, 15]], ids=str)
@@ -326,17 +328,16 @@ def test_hybrid_survives_exceptions_and_nested_modes(wrapped):
 @pytest.mark.parametrize(
     "mask",
     [
-        torch.tensor([[1] * 12 + [0] * 8]),  # right padding
         torch.tensor([[1] * 5 + [0] * 3 + [1] * 12]),  # a hole
         torch.ones(1, 1, 20, 20, dtype=torch.bool).tril().triu(-10),  # the user's own pattern
     ],
-    ids=["right padding", "hole", "own pattern"],
+    ids=["hole", "own pattern"],
 )
-def test_masks_that_are_not_causal_with_left_padding_are_refused(model, mask):
+def test_masks_that_are_not_causal_over_one_run_of_tokens_are_refused(model, mask):
     ids = text_inputs(20)["input_ids"]
     model.enable_hybrid(heads=DENSE, **SIZES)
     with (
-        pytest.raises(ValueError, match="understands causal attention with left padding.*padding_side"),
+        pytest.raises(ValueError, match="understands causal attention over one run of real tokens.*at their ends only"),
         torch.no_grad(),
     ):
         model.model.language_model(input_ids=ids, attention_mask=mask)
@@ -398,3 +399,14 @@ def test_packed_sequences_are_refused(wrapped):
             text_model(input_ids=ids, position_ids=restarting)
     finally:
         wrapped.disable_hybrid()
+
+
+def test_attention_weights_cannot_be_had(wrapped):
+    """Asked for in the call, or in the configuration: the kernels compute none."""
+    inputs = text_inputs(20)
+    wrapped.set_attn_implementation("eager")
+    wrapped.enable_hybrid(heads=[(0, 0)], sink_size=1, window_size=4, dense_below=0)
+    with pytest.raises(ValueError, match="output_attentions=True was asked in a hybrid prefill"):
+        wrapped(**inputs, output_attentions=True)
+    wrapped.disable_hybrid()
+    assert len(wrapped(**inputs, output_attentions=True).attentions) == L

@@ -76,6 +76,7 @@ def test_recording_under_sdpa_equals_a_separate_eager_run(variant, left_pad):
     torch.testing.assert_close(recording.ram, (rows * evidence[:, None, None]).sum(dim=-1), atol=5e-6, rtol=0)
 
 
+@pytest.mark.compatibility("Batches and inputs", "left-padded batches of unequal length")
 def test_a_padded_batch_is_its_sequences_one_by_one(wrapped):
     inputs = inputs_for(wrapped, 2, [0, 5])
     question, evidence, _ = masks_for(inputs)
