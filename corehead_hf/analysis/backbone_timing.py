@@ -14,7 +14,7 @@ from accelerate.utils.memory import clear_device_cache
 
 from corehead_hf.kernels.dense import fastest_dense
 from corehead_hf.kernels.trial import WARM_UPS, milliseconds
-from corehead_hf.measuring.batch import is_out_of_memory
+from corehead_hf.measuring.attempts import is_out_of_memory
 
 logger = logging.getLogger(__name__)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from corehead_hf.commands.loading import dataset_name
 from corehead_hf.commands.output import Output
 from corehead_hf.commands.studying import (
     about,
+    add_answering_arguments,
     add_result_arguments,
     add_subject_arguments,
     chance_of,
@@ -18,7 +18,7 @@ from corehead_hf.commands.studying import (
     load_scored,
 )
 from corehead_hf.commands.tables import table
-from corehead_hf.commands.values import count_or_share, natural, positive, probability
+from corehead_hf.commands.values import count_or_share, natural, positive
 
 if TYPE_CHECKING:
     from corehead_hf.analysis.hybrid_grid import HybridGrid
@@ -47,10 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="window sizes, tokens (default: 512 1024 2048)",
     )
-    add("--batch-size", type=positive, default=8, help="examples a prefill (default: 8)")
-    add("--max-new-tokens", type=positive, default=2, help="of an answer and the end of its turn (default: 2)")
-    add("--chance", type=probability, help="accuracy of a guess, kept in the result (glyphs: 1/12)")
-    add("--resume-from", type=Path, metavar="FILE", help="keep every pass's scores here, and go on from what is there")
+    add_answering_arguments(parser)
     add_result_arguments(parser)
 
 

@@ -41,13 +41,19 @@ def add_result_arguments(parser: argparse.ArgumentParser) -> None:
     add("--figure", type=figure_path, metavar="FILE", help="also draw it, into a .png, .svg or .pdf")
 
 
-def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
-    """How answers are scored, and where scores are kept."""
+def add_answering_arguments(parser: argparse.ArgumentParser) -> None:
+    """How answers are made and scored, and where scores are kept."""
     add = parser.add_argument
     add("--batch-size", type=positive, default=8, help="examples a prefill (default: 8)")
     add("--max-new-tokens", type=positive, default=2, help="of an answer and the end of its turn (default: 2)")
     add("--chance", type=probability, help="accuracy of a guess, kept in the result (glyphs: 1/12)")
     add("--resume-from", type=Path, metavar="FILE", help="keep every pass's scores here, and go on from what is there")
+
+
+def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
+    """The same, and what a streaming head sees."""
+    add_answering_arguments(parser)
+    add = parser.add_argument
     add("--sink", type=natural, default=128, help="sink_size of streaming heads, tokens (default: 128)")
     add("--window", type=positive, default=2048, help="window_size of streaming heads, tokens (default: 2048)")
 

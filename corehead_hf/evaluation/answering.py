@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from accelerate.utils.memory import clear_device_cache
 
 from corehead_hf.data.example import Example
 from corehead_hf.data.example_set import NoExample
 from corehead_hf.evaluation.records import Answer
 from corehead_hf.families import family_of
-from corehead_hf.measuring.batch import input_device, is_out_of_memory
+from corehead_hf.measuring.attempts import Failure, attempted
+from corehead_hf.measuring.batch import input_device
 from corehead_hf.measuring.slots import Slot
 from corehead_hf.patching import native_model
 from corehead_hf.scoring import Average, Scorer
@@ -27,14 +27,6 @@ class Generated:
     text: str
     prompt_tokens: int
     seconds: float
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why an example was not answered; see Answer."""
-
-    failure: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -111,27 +103,7 @@ class Answerer:
 
     def _generated(self, examples: Sequence[Example]) -> list[Generated | Failure]:
         """A text per example, or why there is none; a batch that fails is answered one by one."""
-        if not examples:
-            return []
-        together = self._attempt(examples)
-        if not isinstance(together, Failure):
-            return list(together)
-        if len(examples) == 1:
-            return [together]
-        return [self._generated([example])[0] for example in examples]
-
-    def _attempt(self, examples: Sequence[Example]) -> list[Generated] | Failure:
-        try:
-            return self._together(examples)
-        except ValueError as error:
-            return self._failed("refused", error)
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            failure = Failure("out_of_memory", f"out of memory: {str(error).splitlines()[0]}")
-        # Only here, where the error no longer holds the frames of the failed generation and their tensors.
-        clear_device_cache(garbage_collection=True)
-        return failure
+        return attempted(examples, self._together, self.on_error)
 
     def _together(self, examples: Sequence[Example]) -> list[Generated]:
         started = time.perf_counter()

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from accelerate.utils.memory import clear_device_cache
 
 from corehead_hf.data.example import Example
 from corehead_hf.data.example_set import NoExample
 from corehead_hf.families import family_of
 from corehead_hf.head_map.sums import HIGHEST_RAM
+from corehead_hf.measuring.attempts import Failure, attempted
 from corehead_hf.measuring.outcome import Outcome
 from corehead_hf.measuring.slots import Slot
 from corehead_hf.patching import native_model
@@ -63,35 +63,13 @@ class BatchReader:
                 continue
             example, changes = made[slot.index]
             reading = readings[slot.index]
-            values = {"reason": reading} if isinstance(reading, str) else vars(reading)
+            values = {"reason": reading.reason} if isinstance(reading, Failure) else vars(reading)
             found.append(Outcome(slot.index, example.id, width, changes=changes, **values))
         return found
 
-    def read(self, examples: Sequence[Example]) -> list[Reading | str]:
+    def read(self, examples: Sequence[Example]) -> list[Reading | Failure]:
         """A reading per example, or why there is none; a batch that fails is read one by one."""
-        if not examples:
-            return []
-        together = self._attempt(examples)
-        if not isinstance(together, str):
-            return list(together)
-        if len(examples) == 1:
-            return [together]
-        return [self.read([example])[0] for example in examples]
-
-    def _attempt(self, examples: Sequence[Example]) -> list[Reading] | str:
-        try:
-            return self._together(examples)
-        except ValueError as error:
-            if self.on_error == "raise":
-                raise
-            return str(error)
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            reason = f"out of memory: {str(error).splitlines()[0]}"
-        # Only here, where the error no longer holds the frames of the failed prefill and their tensors.
-        clear_device_cache(garbage_collection=True)
-        return reason
+        return attempted(examples, self._together, self.on_error)
 
     def _together(self, examples: Sequence[Example]) -> list[Reading]:
         native = native_model(self.model)
@@ -119,11 +97,6 @@ def input_device(native: Any) -> torch.device:
         if device is not None:
             return torch.device(device)
     return embeddings.weight.device
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether an allocation failed, on an accelerator or on the CPU."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
 
 
 def _check_ram(example: Example, ram: torch.Tensor) -> None:

@@ -12,7 +12,7 @@ import re
 from typing import Any
 
 from corehead_hf.data.example import Example
-from corehead_hf.scoring.scored import Scored
+from corehead_hf.scoring.scored import Scored, rule_of
 from corehead_hf.scoring.text import token_f1
 
 PREFIX = "answer:"
@@ -44,15 +44,11 @@ def score_document_qa(text: str, example: Example) -> Scored:
     said = answer_part(text)
     if not said:
         return Scored(0.0, None)
-    kind = example.details.get("answer_format")
-    if kind not in _RULES:
-        raise ValueError(
-            f"example {example.id!r} has the answer format {kind!r}; known are {', '.join(_RULES)}. Load it by "
-            "corehead_hf.data.load('mmlongbench', ..., answering=True)."
-        )
+    rule = rule_of(_RULES, example, "mmlongbench")
     try:
-        return Scored(float(_RULES[kind](example.answer, said)), said)
+        return Scored(float(rule(example.answer, said)), said)
     except (ValueError, OverflowError, TypeError) as error:
+        kind = example.details["answer_format"]
         raise ValueError(f"example {example.id!r}: its answer {example.answer!r:.99} is no {kind}: {error}.") from error
 
 

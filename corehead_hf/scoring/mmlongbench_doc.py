@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Sequence
 
 from corehead_hf.data.example import Example
-from corehead_hf.scoring.scored import Scored
+from corehead_hf.scoring.scored import Scored, rule_of
 from corehead_hf.scoring.text import anls
 
 NOT_ANSWERABLE = "not answerable"
@@ -38,13 +38,8 @@ def score_rules(text: str, example: Example) -> Scored:
     said = text.strip()
     if not said:
         return Scored(0.0, None)
-    kind = example.details.get("answer_format")
-    if kind not in _RULES:
-        raise ValueError(
-            f"example {example.id!r} has the answer format {kind!r}; known are {', '.join(_RULES)}. Load it by "
-            "corehead_hf.data.load('mmlongbench-doc', ..., answering=True)."
-        )
-    return Scored(float(_RULES[kind](example.answer, said)), said)
+    rule = rule_of(_RULES, example, "mmlongbench-doc")
+    return Scored(float(rule(example.answer, said)), said)
 
 
 def answerable_f1(scores: Sequence[float], expected: Sequence[str], said: Sequence[str]) -> float:

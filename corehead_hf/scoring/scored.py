@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from corehead_hf.data.example import Example
 
@@ -26,6 +26,7 @@ class Scored:
             raise ValueError(f"{self!r} was given; a score lies in [0, 1], and is 0 where no answer was read.")
 
 
+Rule = TypeVar("Rule")
 Scorer: TypeAlias = Callable[[str, Example], Scored]  # (generated text, its example) -> verdict
 
 
@@ -33,3 +34,18 @@ def exact_match(text: str, example: Example) -> Scored:
     """1 where the text without spaces around it is the answer."""
     said = text.strip()
     return Scored(float(said == example.answer), said) if said else Scored(0.0, None)
+
+
+def rule_of(rules: Mapping[str, Rule], example: Example, dataset: str) -> Rule:
+    """The rule for the format of an example's answer, details["answer_format"].
+
+    Raises:
+        ValueError: there is none.
+    """
+    kind = example.details.get("answer_format")
+    if not isinstance(kind, str) or kind not in rules:
+        raise ValueError(
+            f"example {example.id!r} has the answer format {kind!r}; known are {', '.join(rules)}. Load it by "
+            f"corehead_hf.data.load({dataset!r}, ..., answering=True)."
+        )
+    return rules[kind]

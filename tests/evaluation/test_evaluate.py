@@ -246,11 +246,11 @@ def test_an_example_too_large_by_itself_is_skipped_and_the_run_goes_on(setting, 
 
 
 def test_the_failed_generation_is_let_go_before_the_retry(setting, run, generations, monkeypatch):
-    from corehead_hf.evaluation import answering
+    from corehead_hf.measuring import attempts
 
     alive = []
     clear = "clear_device_cache"
-    monkeypatch.setattr(answering, clear, lambda garbage_collection: alive.append(generations.held() is not None))
+    monkeypatch.setattr(attempts, clear, lambda garbage_collection: alive.append(generations.held() is not None))
     generations(0)
     with pytest.raises(ValueError, match="all 2 were skipped, the first because: out of memory"):
         run(setting[3][:2])

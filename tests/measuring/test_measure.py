@@ -196,10 +196,12 @@ def test_another_runtime_error_is_not_taken_for_memory(run, memory):
 
 
 def test_the_failed_prefill_is_let_go_before_the_retry(setting, run, memory, monkeypatch):
-    from corehead_hf.measuring import batch
+    from corehead_hf.measuring import attempts
 
     alive = []
-    monkeypatch.setattr(batch, "clear_device_cache", lambda garbage_collection: alive.append(memory.held() is not None))
+    monkeypatch.setattr(
+        attempts, "clear_device_cache", lambda garbage_collection: alive.append(memory.held() is not None)
+    )
     memory(0)
     with pytest.raises(ValueError, match="out of memory"):
         run(setting[2][:2])
