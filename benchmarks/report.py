@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks import figure
+from benchmarks.harness import is_baseline
 from benchmarks.roofline import Ceilings, add_rates, rates_of
 from benchmarks.rows import HYBRID, Group, Row, bound, groups, latest, ratio, read
 from benchmarks.session import RESULTS
@@ -69,11 +70,25 @@ def decode_table(shown: Shown, rates: Ceilings | None) -> Table:
     return ["tokens before", "dense ms a token", "provider", "ms a token", "to dense"], lines
 
 
+def compile_table(shown: Shown, rates: Ceilings | None) -> Table:
+    """Each row beside the native model in the same state, plain or compiled, of the same run."""
+    lines = []
+    for group, rows in shown:
+        native = {row.provider: row for row in group.rows if is_baseline(row.provider)}
+        for row in rows:
+            name = "dense_compiled" if row.provider.endswith("_compiled") else "dense"
+            if name in native:
+                base = native[name]
+                lines.append([str(row.n), row.provider, f"{base.p50:.3f}", f"{row.p50:.3f}", str(ratio(row, base))])
+    return ["tokens before", "provider", "native ms a token", "ms a token", "time to native"], lines
+
+
 KINDS: dict[str, tuple[str, Callable[[Shown, Ceilings | None], Table]]] = {
     "prefill": ("Prefill of the text backbone", speed_table),
     "attention": ("One layer's attention", speed_table),
     "record": ("Recording RAM", record_table),
     "decode": ("Decode", decode_table),
+    "compile": ("Decode, native and wrapped, plain and under torch.compile", compile_table),
 }
 
 

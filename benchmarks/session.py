@@ -27,6 +27,7 @@ FILES = {
     "prefill": "prefill.csv",
     "decode": "prefill.csv",
     "record": "record.csv",
+    "compile": "compile.csv",
 }
 
 

@@ -26,8 +26,8 @@ NAME = "corehead"
 class _Passage:
     """Context of one forward; travels through **kwargs, so that threads sharing the module do not meet."""
 
-    def __init__(self, past_length: int) -> None:
-        self.past_length = past_length
+    def __init__(self, past: int | torch.Tensor) -> None:
+        self.past = past
         self.reached = False
 
 
@@ -79,11 +79,14 @@ class CoReAttention:
         self.__dict__["config"] = value
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        cache, past_length = kwargs.get("past_key_values"), 0
+        cache = kwargs.get("past_key_values")
+        past: int | torch.Tensor = 0
         if cache is not None and self.core_state.modes:
             # Before the native forward updates the cache: this is the absolute position of the first query row.
-            past_length = int(cache.get_seq_length(self.layer_idx))
-        passage = _Passage(past_length)
+            past = cache.get_seq_length(self.layer_idx)
+            if isinstance(past, torch.Tensor):
+                past = past.clone()  # a static cache counts in place
+        passage = _Passage(past)
         output = super().forward(*args, core_passage=passage, **kwargs)  # type: ignore[misc]
         if not passage.reached:
             raise RuntimeError(
@@ -120,6 +123,23 @@ def swap_class(module: Any, new_class: Any) -> None:
         bound = module.__dict__.get(name)
         if isinstance(bound, types.MethodType) and bound.__self__ is module and bound.__func__ is old_forward:
             module.__dict__[name] = types.MethodType(new_forward, module)
+
+
+def refuse_split_heads(model: nn.Module) -> None:
+    """Raise where tensor parallelism gives each device only some heads of a layer, before a mode is turned on.
+
+    Raises:
+        RuntimeError: it does; Qwen3-VL's dense text tower, whose plan leaves attention whole, passes.
+    """
+    size = getattr(model, "tp_size", None) or 1
+    if size == 1:
+        return
+    for module in model.modules():  # a DTensor by itself may be FSDP, which gathers before the forward
+        if isinstance(module, CoReAttention) and hasattr(getattr(module.q_proj, "weight", None), "placements"):
+            raise RuntimeError(
+                f"a CoRe mode was asked of a model whose heads tensor parallelism splits over {size} devices; modes "
+                "need whole layers. Load it with device_map instead of tp_plan."
+            )
 
 
 def core_attention(
@@ -159,7 +179,7 @@ def core_attention(
             f"layer {module.layer_idx} got {query.shape[1]} of {num_heads} heads: tensor parallelism splits them over "
             "devices. CoRe modes need whole layers; load with device_map instead of tp_plan."
         )
-    call = AttentionCall(module, query, key, value, attention_mask, core_passage.past_length, kwargs)
+    call = AttentionCall(module, query, key, value, attention_mask, core_passage.past, kwargs)
     return _chain(modes, call)
 
 

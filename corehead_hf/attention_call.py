@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import nn
+from torch.nn.attention.flex_attention import BlockMask, create_mask
 
 # Output [B, T, Hq, D], and the attention weights where the backend has them.
 Answer = tuple[torch.Tensor, "torch.Tensor | None"]
@@ -34,6 +35,24 @@ def refuse_packed(kwargs: dict[str, Any], what: str) -> None:
         )
 
 
+def rows_of_block_mask(mask: BlockMask, rows: torch.Tensor, num_keys: int) -> torch.Tensor:
+    """bool [B, 1, R, S]: what some rows may attend, int64 [B, R], asked of the rule that a BlockMask was built from.
+
+    Raises:
+        ValueError: the mask differs between heads.
+    """
+    if mask.shape[1] != 1:
+        raise ValueError(
+            f"a BlockMask of shape {tuple(mask.shape)} was given; CoRe reads one mask for all heads. "
+            "Build it with H=None, or use sdpa."
+        )
+
+    def rule(b: torch.Tensor, h: torch.Tensor, row: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        return mask.mask_mod(b, h, rows[b, row], key)
+
+    return create_mask(rule, len(rows), 1, rows.shape[1], num_keys, str(rows.device))
+
+
 class Mode(Protocol):
     """Something that watches or changes the attention of a model while it is on.
 
@@ -53,6 +72,10 @@ class CoReState:
 
     modes: list[Mode] = field(default_factory=list)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> CoReState:
+        # PEFT's modules_to_save copies an attention module alone: it still belongs to its model (patching copies both).
+        return self
+
     def add(self, mode: Mode) -> None:
         self.modes = sorted([*self.modes, mode], key=lambda m: m.order)
 
@@ -68,8 +91,10 @@ class AttentionCall:
         module: the CoRe-aware attention module.
         query: [B, Hq, T, D]; its first row stands at absolute position `past_length`.
         key, value: [B, Hkv, S, D], S = past_length + T: empty slots of a static cache are cut off.
-        attention_mask: as the user's dense backend gets it: None, bool or additive [B, 1, T or 1, S], bool [B, S].
-        past_length: tokens in the cache before this call. 0 while no mode is on, because nothing needs it then.
+        attention_mask: as the user's dense backend gets it: None, bool or additive [B, 1, T or 1, S], bool [B, S],
+            FlexAttention's BlockMask.
+        past: tokens in the cache before this call. A static cache counts them on the device, int64 []: what does not
+            read past_length, such as a decoded token, does not wait for it there and does not break a compiled graph.
         kwargs: the rest of the call: scaling, dropout, sliding_window, ...
     """
 
@@ -78,7 +103,7 @@ class AttentionCall:
     key: torch.Tensor
     value: torch.Tensor
     attention_mask: Any
-    past_length: int
+    past: int | torch.Tensor
     kwargs: dict[str, Any]
 
     @property
@@ -99,6 +124,13 @@ class AttentionCall:
         return self.query.shape[2]
 
     @property
+    def past_length(self) -> int:
+        """Tokens in the cache before this call; 0 while no mode is on, because nothing needs it then."""
+        if isinstance(self.past, torch.Tensor):
+            self.past = int(self.past)
+        return self.past
+
+    @property
     def end(self) -> int:
         """Absolute position after the last query row: T + past_length."""
         return self.past_length + self.num_queries
@@ -108,6 +140,9 @@ class AttentionCall:
         mask = self.attention_mask
         if mask is None:
             return None
+        if isinstance(mask, BlockMask):
+            last_row = torch.full((self.query.shape[0], 1), self.num_queries - 1, device=self.query.device)
+            return rows_of_block_mask(mask, last_row, self.end)[:, 0, 0]
         if not isinstance(mask, torch.Tensor) or mask.dim() not in (2, 4):
             raise ValueError(
                 f"padding cannot be read from a mask of type {type(mask).__name__}; "
@@ -132,4 +167,4 @@ class AttentionCall:
         if isinstance(mask, torch.Tensor):
             mask = mask[..., : self.end]
         key, value = self.key[:, :, : self.end], self.value[:, :, : self.end]
-        return dataclasses.replace(self, key=key, value=value, attention_mask=mask)
+        return dataclasses.replace(self, past=self.past_length, key=key, value=value, attention_mask=mask)

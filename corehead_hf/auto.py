@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from transformers import AutoConfig, AutoModelForImageTextToText, PretrainedConfig
+from transformers.utils import find_adapter_config_file, is_peft_available
 
 from corehead_hf.attention import NAME
 from corehead_hf.families import family_of_config
@@ -51,7 +54,7 @@ class AutoCoReModel:
         """Load a model of a supported family and install CoRe.
 
         Args:
-            pretrained_model_name_or_path: Hub id or folder.
+            pretrained_model_name_or_path: Hub id or folder, of a model or, with peft, of an adapter to one.
             head_map: a head map to load as well, read before the weights: a HeadMap, folder or Hub id, which may be the
                 model's own; see CoReModelMixin.load_head_map. cache_dir, force_download, local_files_only and token
                 serve it too; load_head_map(..., subfolder=) takes one from a subfolder.
@@ -71,7 +74,7 @@ class AutoCoReModel:
         config = kwargs.pop("config", None)
         if not isinstance(config, PretrainedConfig):
             source = pretrained_model_name_or_path if config is None else config
-            config = AutoConfig.from_pretrained(source, **{k: kwargs[k] for k in _HUB_ARGUMENTS if k in kwargs})
+            config = _read_config(source, {k: kwargs[k] for k in _HUB_ARGUMENTS if k in kwargs})
         family_of_config(config)
         implementation = kwargs.get("attn_implementation")
         named = implementation.values() if isinstance(implementation, dict) else [implementation]
@@ -111,6 +114,21 @@ class AutoCoReModel:
                 model.uninstall_core()
                 raise
         return model
+
+
+def _read_config(source: str | Path, hub: dict[str, Any]) -> PretrainedConfig:
+    """The configuration of a model; of an adapter's folder or repository, that of its base model, as upstream."""
+    try:
+        return AutoConfig.from_pretrained(source, **hub)
+    except (OSError, ValueError):
+        known = {name: value for name, value in hub.items() if name not in ("trust_remote_code", "code_revision")}
+        adapter = None
+        with contextlib.suppress(OSError, ValueError):  # no such repository: the first error says so
+            adapter = find_adapter_config_file(str(source), **known) if is_peft_available() else None
+        if adapter is None:
+            raise
+    base = json.loads(Path(adapter).read_text(encoding="utf-8"))["base_model_name_or_path"]
+    return AutoConfig.from_pretrained(base, **hub)
 
 
 def _read_head_map(

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 
+from corehead_hf.attention import refuse_split_heads
 from corehead_hf.attention_call import CoReState, Mode
 from corehead_hf.fusion import install_fusion, is_fused, uninstall_fusion
 from corehead_hf.head_map import HeadMap
@@ -114,7 +115,9 @@ class CoReModelMixin:
         Raises:
             ValueError: keep without a head map, keep and heads both or neither, a value out of range, an unknown
                 backend, or a model with natively sliding layers.
+            RuntimeError: tensor parallelism splits the model's heads over devices.
         """
+        refuse_split_heads(native_model(self))
         if (keep is None) == (heads is None):
             raise ValueError(f"enable_hybrid takes keep or heads, one of them; got keep={keep!r} and heads={heads!r}.")
         if keep is not None:
@@ -168,6 +171,8 @@ class CoReModelMixin:
     def ablate_heads(self, heads: Heads, variant: str = "zero", **options: Any) -> Iterator[AblateHeads]:
         """Ablate heads inside the block, in prefill and decode.
 
+        Under gradient checkpointing call backward() inside the block: its second forward runs what is on then.
+
         Args:
             heads: bool [L, Hq] or (layer, head) pairs.
             variant: "zero", "mean", "visual" or "stream"; see modes.AblateHeads for what each needs in options.
@@ -211,6 +216,7 @@ class CoReModelMixin:
     @contextmanager
     def _turned_on(self, mode: Any) -> Iterator[Any]:
         known: Mode = mode
+        refuse_split_heads(native_model(self))
         self.core_state.add(known)
         try:
             yield mode
@@ -224,7 +230,7 @@ class CoReModelMixin:
         config = self._text_config()
         shape = (config.num_hidden_layers, config.num_attention_heads)
         if not isinstance(heads, torch.Tensor):
-            mask = torch.zeros(shape, dtype=torch.bool)
+            mask = torch.zeros(shape, dtype=torch.bool, device="cpu")  # whatever the default device is
             for pair in heads:
                 layer, head = (int(index) for index in pair)
                 if not (0 <= layer < shape[0] and 0 <= head < shape[1]):

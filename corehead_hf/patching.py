@@ -6,6 +6,7 @@ the text model gets one forward pre-hook. Parameters, state dict, config, vision
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 from collections.abc import Iterator
@@ -48,19 +49,21 @@ def install_core(model: Any, mixin: type) -> None:
     """Make the model's decoder attentions CoRe-aware and add the mixin's methods to the model.
 
     Args:
-        model: a live model of a supported family, or a PEFT model around one.
+        model: a live model of a supported family, or a PEFT model around one, which hands the methods through.
         mixin: the class whose methods the model gets; it goes in front of the model's own class.
 
     Raises:
         ValueError: the model's family is not supported.
         RuntimeError: CoRe is already installed, or the decoder has not the attention modules the family promises.
     """
-    if "core_state" in model.__dict__ or any(isinstance(m, CoReAttention) for m in model.modules()):
+    if any(isinstance(m, CoReAttention) for m in model.modules()):
         raise RuntimeError("CoRe is already installed in this model; call model.uninstall_core() first.")
-    family: Family = family_of(native_model(model))
+    # In the model that PEFT wraps, not in the wrapper: merge_and_unload() and unload() give back that model.
+    model = native_model(model)
+    family: Family = family_of(model)
     attentions = decoder_attentions(model)
-    expected = native_model(model).config.get_text_config().num_hidden_layers
-    if [module.layer_idx for module in attentions] != list(range(expected)):
+    expected = model.config.get_text_config().num_hidden_layers
+    if sorted({module.layer_idx for module in attentions}) != list(range(expected)):  # PEFT may have copied some
         raise RuntimeError(
             f"{family.model_type} should have {expected} decoder attentions that call the attention interface; found "
             f"layers {[module.layer_idx for module in attentions]}. This transformers version is not supported; "
@@ -71,7 +74,7 @@ def install_core(model: Any, mixin: type) -> None:
     for module in attentions:
         swap_class(module, core_class(type(module)))  # type: ignore[arg-type]
         module.core_state = state
-    family.text_model(native_model(model)).register_forward_pre_hook(_prepare_text_call, with_kwargs=True)
+    family.text_model(model).register_forward_pre_hook(_prepare_text_call, with_kwargs=True)
     swap_class(model, _mixed_class(type(model), mixin))  # type: ignore[arg-type]
     model.core_state = state
 
@@ -82,12 +85,13 @@ def uninstall_core(model: Any) -> None:
     Raises:
         RuntimeError: CoRe is not installed in this model.
     """
+    model = native_model(model)
     if "core_state" not in model.__dict__:
         raise RuntimeError("CoRe is not installed in this model; there is nothing to take out.")
     for module in decoder_attentions(model):
         del module.core_state
         swap_class(module, module.native_class)
-    text_model = family_of(native_model(model)).text_model(native_model(model))
+    text_model = family_of(model).text_model(model)
     for key in [k for k, hook in text_model._forward_pre_hooks.items() if hook is _prepare_text_call]:
         del text_model._forward_pre_hooks[key]
         text_model._forward_pre_hooks_with_kwargs.pop(key, None)
@@ -120,9 +124,21 @@ def _mixed_class(native_class: type, mixin: type) -> type:
         "__qualname__": native_class.__qualname__,
         "__doc__": native_class.__doc__,
         "__reduce_ex__": lambda self, protocol: (_rebuild, (native_class, mixin), self.__dict__.copy()),
+        "__deepcopy__": _copy_model,
         "native_class": native_class,
+        # type(model)(config) and model.from_pretrained() give native models, in which CoRe can be installed.
+        "__new__": lambda cls, *args, **kwargs: native_class(*args, **kwargs),
     }
     return type(native_class.__name__, (mixin, native_class), body)
+
+
+def _copy_model(model: Any, memo: dict[int, Any]) -> Any:
+    """A model of its own, with a state of its own; an attention module copied alone keeps the state of its model."""
+    rebuild, arguments, values = model.__reduce_ex__(4)
+    memo[id(model)] = copied = rebuild(*arguments)
+    memo[id(model.core_state)] = CoReState(copy.deepcopy(model.core_state.modes, memo))
+    copied.__setstate__(copy.deepcopy(values, memo))
+    return copied
 
 
 def _rebuild(native_class: Any, mixin: type) -> Any:

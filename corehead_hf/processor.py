@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import functools
 import inspect
+import json
 from pathlib import Path
 from typing import Any
 
 import transformers
 from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoTokenizer
-from transformers.utils import is_torchvision_available
+from transformers.utils import cached_file, is_torchvision_available
 
 from corehead_hf.families import family_of_config
+
+# Where every transformers version looks for the settings of a video processor.
+VIDEO_FILE = "video_preprocessor_config.json"
 
 
 def load_processor(pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Any:
@@ -27,6 +31,7 @@ def load_processor(pretrained_model_name_or_path: str | Path, **kwargs: Any) -> 
 
     Returns:
         What AutoProcessor returns; without torchvision the same native class, which then takes pictures but no videos.
+        Its save_pretrained writes the video settings back as they were read.
 
     Raises:
         ValueError: the model type is not supported.
@@ -47,16 +52,58 @@ def load_processor(pretrained_model_name_or_path: str | Path, **kwargs: Any) -> 
     known = inspect.signature(native.__init__).parameters
     parts = ("image_processor", "tokenizer", "video_processor", "chat_template", "self", "kwargs")
     options = {name: settings[name] for name in known if name in settings and name not in parts}
-    # Positional: transformers 4.57 and 5.x name the missing part differently but count the same three.
-    return _without_video(native)(image_processor, tokenizer, None, chat_template=tokenizer.chat_template, **options)
+    # Positional: the class below names two parts, so that transformers leaves the third, the video processor, unread.
+    processor = _without_video(native)(
+        image_processor, tokenizer, None, chat_template=tokenizer.chat_template, **options
+    )
+    processor.core_video_settings = _video_settings(pretrained_model_name_or_path, **kwargs)
+    return processor
+
+
+def _video_settings(pretrained_model_name_or_path: str | Path, **kwargs: Any) -> dict[str, Any] | None:
+    """A checkpoint's video settings, None where it has none: transformers 5 nests them in the processor's file."""
+    for name, key in (("processor_config.json", "video_processor"), (VIDEO_FILE, None)):
+        file = cached_file(pretrained_model_name_or_path, name, _raise_exceptions_for_missing_entries=False, **kwargs)
+        read = {} if file is None else json.loads(Path(file).read_text(encoding="utf-8"))
+        found = read.get(key) if key else read
+        if found:
+            return found
+    return None
+
+
+class _WithoutVideo:
+    """In front of a native processor class: two parts instead of three, and the settings of the third kept for saving.
+
+    transformers counts a processor's parts, and saves each, by `attributes` (4.57) or `get_attributes` (5.x).
+    """
+
+    attributes = ("image_processor", "tokenizer")
+    video_processor = None
+    core_video_settings: dict[str, Any] | None = None
+
+    @classmethod
+    def get_attributes(cls) -> list[str]:
+        return list(cls.attributes)
+
+    def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any) -> Any:
+        """As upstream; the settings of the video processor go into a file of their own."""
+        written = super().save_pretrained(save_directory, **({} if push_to_hub else kwargs))  # type: ignore[misc]
+        if self.core_video_settings is not None:
+            text = json.dumps(self.core_video_settings, indent=2, sort_keys=True) + "\n"
+            Path(save_directory, VIDEO_FILE).write_text(text, encoding="utf-8")
+        if push_to_hub:  # after that file: upstream uploads what its own save_pretrained wrote
+            repo_id = kwargs.pop("repo_id", Path(save_directory).name)
+            self.push_to_hub(repo_id, **kwargs)  # type: ignore[attr-defined]
+        return written
+
+    def __reduce_ex__(self, protocol: Any) -> Any:  # a data loader's workers get the processor pickled
+        return _rebuild, (type(self).__mro__[2],), self.__dict__.copy()
 
 
 @functools.cache
 def _without_video(native: type) -> type:
-    def check_argument_for_proper_class(self: Any, argument_name: str, argument: Any) -> Any:
-        if argument_name == "video_processor" and argument is None:
-            return type(None)
-        return native.check_argument_for_proper_class(self, argument_name, argument)  # type: ignore[attr-defined]
+    return type(native.__name__, (_WithoutVideo, native), {"__module__": native.__module__})
 
-    body = {"check_argument_for_proper_class": check_argument_for_proper_class, "__module__": native.__module__}
-    return type(native.__name__, (native,), body)
+
+def _rebuild(native: type) -> Any:
+    return object.__new__(_without_video(native))

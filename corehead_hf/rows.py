@@ -10,8 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.nn.attention.flex_attention import BlockMask
 
-from corehead_hf.attention_call import AttentionCall, may_attend
+from corehead_hf.attention_call import AttentionCall, may_attend, rows_of_block_mask
 
 MAX_LOGITS = 1 << 26  # at once: 256 MiB in float32; more question rows than fit are taken in parts
 
@@ -92,6 +93,8 @@ def visible_keys(call: AttentionCall, rows: torch.Tensor) -> torch.Tensor:
     mask: Any = call.attention_mask
     num_keys, device = call.key.shape[2], call.query.device
     first_key = call.end - num_keys
+    if isinstance(mask, BlockMask):
+        return rows_of_block_mask(mask, rows, num_keys)
     if isinstance(mask, torch.Tensor) and mask.dim() == 4 and mask.shape[2] == call.num_queries:
         mask = mask[:, :1, :, :num_keys].expand(rows.shape[0], -1, -1, -1)
         return mask.gather(2, rows[:, None, :, None].expand(-1, 1, -1, mask.shape[-1]))

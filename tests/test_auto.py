@@ -32,6 +32,7 @@ def saved(native, tmp_path):
     return tmp_path / "model"
 
 
+@pytest.mark.compatibility("Around the model", "from_pretrained")
 def test_from_pretrained_is_the_native_loader_with_core(native, saved):
     inputs = inputs_for(native)
     model = AutoCoReModel.from_pretrained(saved, attn_implementation="sdpa").eval()
@@ -187,6 +188,7 @@ def test_it_is_not_instantiated():
         AutoCoReModel()
 
 
+@pytest.mark.compatibility("Devices", "device_map with CPU and disk offload")
 @pytest.mark.filterwarnings("ignore:The following device_map keys:UserWarning")  # a parameter, not a module
 def test_layers_split_over_cpu_and_disk(variant, tmp_path):
     """device_map with accelerate's hooks on the projections; every mode, against the plain model."""
@@ -222,6 +224,7 @@ def test_layers_split_over_cpu_and_disk(variant, tmp_path):
     assert results[0][1].shape == (1, L, H)
 
 
+@pytest.mark.compatibility("Around the model", "save_pretrained, read natively")
 def test_a_core_checkpoint_reloads_natively_and_back(saved, native, tmp_path):
     model = AutoCoReModel.from_pretrained(saved)
     model.save_pretrained(tmp_path / "again")

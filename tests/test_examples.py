@@ -10,9 +10,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def run(script, *arguments, timeout=240):
+def run(script, *arguments, timeout=240, launcher=(sys.executable,)):
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
-    command = [sys.executable, f"examples/{script}", *arguments]
+    command = [*launcher, f"examples/{script}", *arguments]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
@@ -75,6 +75,35 @@ def test_explorer(tmp_path):
     assert str(page) in printed and page.read_text().startswith("<!doctype html>") and page.stat().st_size < 5e6
 
 
+def test_peft(tmp_path):
+    pytest.importorskip("peft", exc_type=ImportError)
+    printed = run("09_peft.py", "--steps", "12", "--out", str(tmp_path))
+    losses = [float(line.split()[-1]) for line in printed.splitlines()[:2]]
+    assert losses[1] < losses[0] / 2
+    told = dict(line.rsplit(": ", 1) for line in printed.splitlines()[2:])
+    assert told["merged, saved, loaded natively"] == told["adapted"]
+    assert float(told["adapted, the base model's top 5 % ablated"]) < 0.3
+    assert told["head with the highest RAM"] == "(0, 1), adapted (0, 1)"
+
+
+def test_quantised():
+    pytest.importorskip("torchao", exc_type=ImportError)
+    printed = run("10_quantised.py")
+    assert "decoder linears: Int8Tensor" in printed and "head with the highest RAM: (0, 1), quantised (0, 1)" in printed
+    told = dict(line.rsplit(": ", 1) for line in printed.splitlines())
+    assert float(told["answers"]) > 0.9 > 0.3 > float(told["top 5 % ablated"])
+    assert float(told["only they dense in prefill"]) > 0.9
+
+
+def test_data_parallel():
+    """Two processes measure the map, and give the answers, of one."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    alone, together = run("11_data_parallel.py"), run("11_data_parallel.py", launcher=launcher)
+    assert alone.startswith("1 processes: 32 examples") and together.startswith("2 processes: 32 examples")
+    assert alone.splitlines()[1:] == together.splitlines()[1:]
+    assert alone.splitlines()[2].endswith("21 of 21 answers right")
+
+
 @pytest.mark.parametrize("family", ["qwen3_vl", "llava_onevision", "internvl"])
 def test_training_writes_a_checkpoint_that_loads(tmp_path, family):
     import transformers
@@ -100,3 +129,15 @@ def test_share_head_map():
         "head_map_config.json",
     ]
     assert 'license: "mit"' in printed and "| 1 | 0 | 1 | 0.1884 |" in printed
+
+
+def test_hybrid_grid(tmp_path):
+    for library in ("matplotlib", "scipy", "pandas"):
+        pytest.importorskip(library)
+    import pandas
+
+    printed = run("13_hybrid_grid.py", "--quick", "--family", "qwen3_vl", "--out", str(tmp_path))
+    assert "| `glyphs-qwen3-vl` (1.00) | 16 | 1.00 / " in printed
+    table = pandas.read_csv(tmp_path / "hybrid_grid.csv")
+    assert table["count"].tolist() == [48, 1, 3, 1, 3] and set(table.family) == {"qwen3_vl"}
+    assert (tmp_path / "hybrid_grid.png").read_bytes().startswith(b"\x89PNG")

@@ -185,6 +185,7 @@ def test_hybrid_may_be_switched_inside_a_block(model):
     assert model.core_state.modes == []
 
 
+@pytest.mark.compatibility("Training and adapters", "LoRA: record, ablate, hybrid")
 def test_the_methods_work_through_a_peft_wrapper(variant):
     """Wrapped first, then adapted: PEFT forwards the methods; adapted first: they are its own."""
     inputs = inputs_for(build(variant))

@@ -117,6 +117,7 @@ def _triton_runs(device_type: str) -> bool:
     return device_type == "cuda" or (device_type == "cpu" and triton.knobs.runtime.interpret)
 
 
+@torch.compiler.disable  # it reads heads on the host: one clean break a layer, not a dozen in its checks
 def hybrid_attention(
     query: torch.Tensor,
     key: torch.Tensor,

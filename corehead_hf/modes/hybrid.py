@@ -46,10 +46,10 @@ class HybridPrefill:
     rates: cost.Rates
     head_dim: int
     _told: bool = field(default=False, init=False, repr=False)
+    _dense_counts: tuple[int, ...] = field(init=False, repr=False)
 
-    @functools.cached_property
-    def _dense_counts(self) -> tuple[int, ...]:
-        return tuple(self.heads.sum(dim=1).tolist())
+    def __post_init__(self) -> None:
+        self._dense_counts = tuple(self.heads.sum(dim=1).tolist())
 
     def _could_stream(self, num_queries: int, past_length: int) -> bool:
         """Whether a call is a prefill in which a streaming head would see less than a dense one."""
@@ -77,6 +77,8 @@ class HybridPrefill:
         """
         hidden = kwargs.get("inputs_embeds")
         hidden = kwargs["input_ids"] if hidden is None else hidden
+        if hidden.shape[1] == 1:  # decode: not even the length is asked, which waits for the device in a static cache
+            return kwargs
         cache = kwargs.get("past_key_values")
         past_length = 0 if cache is None else int(cache.get_seq_length())
         dense = self.dense_layers(hidden.shape[1], past_length)
@@ -103,10 +105,18 @@ class HybridPrefill:
 
     def attend(self, call: AttentionCall, inner: Attend) -> Answer:
         queries = call.kwargs.get(PREFILL_QUERIES, call.num_queries)
+        if queries == 1:
+            return inner(call)
         dense = self.dense_layers(queries, call.end - queries)
         if all(dense):
             return inner(call)
         call.refuse_packed("hybrid prefill")
+        if call.kwargs.get("dropout"):
+            raise ValueError(
+                f"hybrid prefill was asked with attention_dropout={call.kwargs['dropout']} in training; its kernels "
+                "have no dropout. Set attention_dropout = 0 in the text model's configuration before loading, or "
+                "disable_hybrid()."
+            )
         call = call.without_empty_slots()
         mask = call.attention_mask
         if not isinstance(mask, torch.Tensor) or mask.dim() != 4 or mask.shape[2] != 1:
@@ -116,7 +126,8 @@ class HybridPrefill:
             )
         padded, heads = mask.stride(3) != 0, self.heads[call.layer]
         if dense[call.layer]:
-            if not padded and call.past_length == 0 and call.implementation != "eager":  # eager needs the whole mask
+            whole_mask = call.implementation in ("eager", "flex_attention")  # without one these see the future
+            if not padded and call.past_length == 0 and not whole_mask:
                 return inner(dataclasses.replace(call, attention_mask=None))
             heads = torch.ones_like(heads)
         output = hybrid_attention(
@@ -172,6 +183,7 @@ def _refuse_packed_positions(position_ids: Any) -> None:
         )
 
 
+@torch.compiler.disable  # it waits for the device
 def _padding_row(mask: Any, past_length: int, end: int) -> torch.Tensor | None:
     """bool [B, S] of real tokens, None where all are; raises unless the mask is causal over one run of them per row.
 
@@ -179,7 +191,9 @@ def _padding_row(mask: Any, past_length: int, end: int) -> torch.Tensor | None:
     """
     if not isinstance(mask, torch.Tensor) or mask.dim() not in (2, 4) or mask.shape[-1] < end:
         raise ValueError(
-            f"hybrid prefill needs a padding mask [B, {end}] or none; got {getattr(mask, 'shape', type(mask))}."
+            f"hybrid prefill needs a padding mask [B, {end}] or none; got a {type(mask).__name__} of shape "
+            f"{tuple(getattr(mask, 'shape', ()))}. Where flex_attention built it for a static cache, use a dynamic one "
+            "or sdpa."
         )
     mask = may_attend(mask[..., :end])
     row = mask if mask.dim() == 2 else mask[:, 0, -1]

@@ -88,4 +88,5 @@ def recorded_ram(model, inputs):
     question, evidence, _ = masks_for(inputs)
     with model.record_attention(question, evidence) as recording:
         found = logits(model, **inputs)
+    assert recording.num_columns.tolist() == inputs["attention_mask"].sum(dim=1).tolist()
     return recording.ram, found

@@ -89,9 +89,11 @@ def test_an_unloaded_adapter_leaves_a_wrapped_model(family, when):
 
 @pytest.mark.compatibility(SECTION, "LoRA: modules_to_save")
 @ORDERS
-def test_modules_to_save(family, when):
+@pytest.mark.parametrize("saved", ["lm_head", "self_attn"])
+def test_modules_to_save(family, when, saved):
     """Whole modules trained beside the adapter: PEFT puts a wrapper with a copy in their place."""
-    config = peft.LoraConfig(r=4, target_modules=PROJECTIONS, init_lora_weights=False, modules_to_save=["lm_head"])
+    targets = PROJECTIONS if saved == "lm_head" else r".*language_model.*\.up_proj"
+    config = peft.LoraConfig(r=4, target_modules=targets, init_lora_weights=False, modules_to_save=[saved])
     plain, model = pair(family, when, lambda native: adapted(native, config))
     for module in plain.modules():
         if "layer_idx" in module.__dict__:  # a copied module has a configuration of its own, which no oracle reaches

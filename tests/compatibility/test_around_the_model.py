@@ -196,7 +196,7 @@ def test_resize_token_embeddings(family, tmp_path):
     assert torch.equal(logits(reloaded, **inputs), logits(native, **inputs))
 
 
-@pytest.mark.compatibility(SECTION, "model.to(dtype), half(), requires_grad_()")
+@pytest.mark.compatibility(SECTION, "model.to(dtype), requires_grad_()")
 def test_moved_and_cast(family):
     """nn.Module's own methods reach everything, and return the wrapped model."""
     native, model = pair(family)

@@ -46,7 +46,7 @@ def test_what_people_ask_for_has_a_row():
     """The list of issue F."""
     features = " ".join(entry["feature"].lower() for cells in FOUND.values() for entry in cells.values())
     for asked in (
-        "greedy sampling beam assisted lookup dynamiccache staticcache quantizedcache offloaded multi-turn chunked "
+        "greedy sampling beam assisted lookup dynamiccache staticcache quantizedcache offloaded turns chunked "
         "left-padded right inputs_embeds video sdpa eager flex flash_attention_2 flash_attention_3 float32 bfloat16 "
         "float16 cpu disk torchrun tensor compile checkpointing lora merged bitsandbytes torchao pipeline trainer "
         "deepcopy save_pretrained shard two threads eval resize moe"

@@ -5,7 +5,7 @@ import importlib
 import proofs
 import pytest
 import torch
-from tiny_models import build, generate, inputs_for, logits
+from tiny_models import VERSION, build, generate, inputs_for, logits
 from transformers import AutoModelForImageTextToText, BitsAndBytesConfig, TorchAoConfig
 
 from corehead_hf import AutoCoReModel
@@ -45,9 +45,13 @@ def loaded(loader, folder, how, **options):
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("package, how, weight", KINDS)
-def test_every_mode_on_top(family, package, how, weight, tmp_path):
+def test_every_mode_on_top(family, package, how, weight, tmp_path, cell):
     pytest.importorskip(package, exc_type=ImportError)
     build(family).save_pretrained(tmp_path)
+    if family == "llava_onevision" and package == "torchao" and VERSION == (5, 0):
+        with cell.upstream(NotImplementedError, match="Int8Tensor dispatch.*uniform_"):
+            loaded(AutoModelForImageTextToText, tmp_path, how)
+        return
     native, eager = (
         loaded(AutoModelForImageTextToText, tmp_path, how, attn_implementation=name) for name in ("sdpa", "eager")
     )

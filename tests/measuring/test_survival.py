@@ -47,6 +47,7 @@ def test_killed_again_and_again_it_gives_the_same_bits(whole, tmp_path):
     assert [outcome.index for outcome in outcomes] == list(range(runs.EXAMPLES))
 
 
+@pytest.mark.compatibility("Devices", "torchrun data parallel (measure)", variant="qwen3_vl")
 def test_two_processes_give_the_same_bits_and_one_finishes_for_them(whole, tmp_path):
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     start("whole", tmp_path / "two", "--keep", tmp_path / "kept", launcher=launcher)

@@ -410,3 +410,13 @@ def test_attention_weights_cannot_be_had(wrapped):
         wrapped(**inputs, output_attentions=True)
     wrapped.disable_hybrid()
     assert len(wrapped(**inputs, output_attentions=True).attentions) == L
+
+
+def test_attention_dropout_is_refused():
+    """It would be left out silently; in eval mode there is none."""
+    model = AutoCoReModel.from_model(build("qwen3_vl", attention_dropout=0.4))
+    model.enable_hybrid(heads=[(0, 0)], sink_size=1, window_size=4, dense_below=0)
+    logits(model, **text_inputs(20))
+    model.train()
+    with pytest.raises(ValueError, match="asked with attention_dropout=0.4 in training"):
+        model(**text_inputs(20))
