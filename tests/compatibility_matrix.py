@@ -36,7 +36,7 @@ def cells_file():
 def one_sentence(text):
     """The first sentence of a message, without what differs from run to run."""
     text = re.sub(r"/\S*/", "", re.sub(r"0x[0-9a-f]+", "0x", " ".join(str(text).split())))
-    return re.split(r"(?<=[.;!?])\s", text)[0][:200]
+    return re.split(r"(?<=[.!?])\s", text)[0][:240]
 
 
 class Cell:
