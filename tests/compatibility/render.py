@@ -1,6 +1,7 @@
 """The committed cells as COMPATIBILITY.md and as the README's section: python tests/compatibility/render.py"""
 
 import json
+import textwrap
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -91,11 +92,12 @@ def summary(by_version):
             partly.append(f"{row[1]} ({why})")
     where = f"{', '.join(by_version)} ({number} cells, [COMPATIBILITY.md](COMPATIBILITY.md))"
     lines = [BEGIN, f"A passing test per family on transformers {where}:", ""]
-    lines += [
-        f"* **{section}**: {', '.join(sorted(everywhere[section]))}." for section in SECTIONS if section in everywhere
-    ]
+    lists = {f"**{section}**": everywhere[section] for section in SECTIONS if section in everywhere}
     if partly:
-        lines.append(f"* Not everywhere, each with its reason in the matrix: {', '.join(sorted(partly))}.")
+        lists["Not everywhere, each with its reason in the matrix"] = partly
+    for title, features in lists.items():
+        text = f"* {title}: {'; '.join(sorted(features))}."
+        lines += textwrap.wrap(text, 128, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
     return "\n".join([*lines, END])
 
 
