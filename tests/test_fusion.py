@@ -316,6 +316,8 @@ class OtherCache(DynamicCache):
 @pytest.mark.parametrize("variant", ["qwen3_vl", "llava_onevision"])
 def test_not_trimmed_where_more_is_asked_for(options, variant):
     model = hybrid(build(variant, "eager"), fuse=True)
+    if "output_attentions" in options:  # dense heads alone have them
+        model.enable_hybrid(heads=torch.ones(L, H, dtype=torch.bool), sink_size=1, window_size=4, fuse=True)
     inputs = inputs_for(model)
     T = inputs["input_ids"].shape[1]
     call = {"use_cache": True, "past_key_values": options.get("cache", DynamicCache()), "logits_to_keep": 1}
@@ -325,6 +327,8 @@ def test_not_trimmed_where_more_is_asked_for(options, variant):
     assert rows["o_proj"] == [T]
     if "output_hidden_states" in options:
         assert [states.shape[1] for states in output.hidden_states] == [T] * (L + 1)
+    if "output_attentions" in options:
+        assert [weights.shape[-2:] for weights in output.attentions] == [(T, T)] * L
 
 
 def test_not_trimmed_in_other_cases(model):

@@ -108,6 +108,7 @@ def test_the_terms_of_map_and_data(tmp_path):
 def test_every_data_set_of_the_readme_has_its_terms():
     readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8").split("\n## Data sets\n")[1].split("\n##")[0]
     rows = [line.split("|") for line in readme.splitlines() if re.match(r"\| `[a-z-]+` \|", line)]
+    rows = [row for row in rows if "answered only" not in row[3]]  # nothing is measured on those
     known = {row[1].strip(" `"): row[-2].strip() for row in rows if row[-2].strip() not in ("ours", "yours")}
     assert len(known) >= 5
     for name, terms in known.items():
