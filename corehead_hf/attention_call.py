@@ -35,20 +35,6 @@ def refuse_packed(kwargs: dict[str, Any], what: str) -> None:
         )
 
 
-def refuse_packed_positions(kwargs: dict[str, Any], what: str) -> None:
-    """Raise where a call without a mask has positions that restart inside a row: packed sequences, masked apart."""
-    position_ids = kwargs.get("position_ids")
-    if isinstance(position_ids, torch.Tensor) and position_ids.dim() == 3 and position_ids.shape[0] == 4:
-        position_ids = position_ids[0]  # text, temporal, height, width
-    if not isinstance(position_ids, torch.Tensor) or position_ids.dim() != 2:
-        return
-    if bool((position_ids.diff(dim=-1) != 1).any()):
-        raise ValueError(
-            f"{what} was asked for packed sequences (position_ids restart inside a row, no attention_mask); it needs "
-            "one sequence per row. Pad the batch on the left, or turn the mode off for this call."
-        )
-
-
 def rows_of_block_mask(mask: BlockMask, rows: torch.Tensor, num_keys: int) -> torch.Tensor:
     """bool [B, 1, R, S]: what some rows may attend, int64 [B, R], asked of the rule that a BlockMask was built from.
 

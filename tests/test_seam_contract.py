@@ -359,7 +359,7 @@ def test_the_mask_of_generate_on_a_static_cache(native):
 
 
 def test_the_forms_of_position_ids(native):
-    """Packed sequences are recognised by positions that restart (attention_call.py, refuse_packed_positions)."""
+    """Packed sequences are recognised by positions that restart (modes/hybrid.py, _refuse_packed_positions)."""
     seen = []
     text_model = native.model.language_model
     text_model.register_forward_pre_hook(lambda module, args, kwargs: seen.append(kwargs), with_kwargs=True)
@@ -372,14 +372,14 @@ def test_the_forms_of_position_ids(native):
             continue
         known = {(1, T), (2, T), (3, 1, T), (3, 2, T), (4, 1, T), (4, 2, T)}
         assert tuple(positions.shape) in known, (
-            f"position_ids are {tuple(positions.shape)} now; refuse_packed_positions in attention_call.py knows [B, T] "
+            f"position_ids are {tuple(positions.shape)} now; _refuse_packed_positions in modes/hybrid.py knows [B, T] "
             "and, of Qwen3-VL, [3, B, T] and [4, B, T] with the text's own first"
         )
         text = positions[0] if positions.dim() == 3 and positions.shape[0] == 4 else positions
         if text.dim() == 2:
             assert bool((text.diff(dim=-1) == 1).all()), (
                 "the text's position_ids no longer rise by one over an unpadded prompt; hybrid prefill would take it "
-                "for packed sequences (refuse_packed_positions in attention_call.py)"
+                "for packed sequences (_refuse_packed_positions in modes/hybrid.py)"
             )
 
 

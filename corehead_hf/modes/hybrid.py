@@ -11,15 +11,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import nn
 
-from corehead_hf.attention_call import (
-    Answer,
-    Attend,
-    AttentionCall,
-    leading_padding,
-    may_attend,
-    refuse_packed,
-    refuse_packed_positions,
-)
+from corehead_hf.attention_call import Answer, Attend, AttentionCall, leading_padding, may_attend, refuse_packed
 from corehead_hf.kernels import cost, hybrid_attention
 
 logger = logging.getLogger(__name__)
@@ -104,7 +96,7 @@ class HybridPrefill:
         if isinstance(mask, dict):  # generate() with a static cache: layer type -> mask or None
             mask = mask["full_attention"]
         if mask is None:
-            refuse_packed_positions(kwargs, "hybrid prefill")
+            _refuse_packed_positions(kwargs.get("position_ids"))
         row = None if mask is None else _padding_row(mask, past_length, end)
         if row is None:
             # One True for every key: a stride of 0 says "no padding" without asking the device.
@@ -176,6 +168,19 @@ def _slower_layers(
     """Layers in which dense attention is estimated to take no longer than hybrid attention."""
     plans = {n: cost.plan(T, S, n, Hq, head_dim, sink, window, rates, separable=T == S) for n in set(counts)}
     return tuple(plans[n] == "dense" for n in counts)
+
+
+def _refuse_packed_positions(position_ids: Any) -> None:
+    """Raise where positions restart inside a row: transformers masks such packed sequences apart, a row cannot."""
+    if isinstance(position_ids, torch.Tensor) and position_ids.dim() == 3 and position_ids.shape[0] == 4:
+        position_ids = position_ids[0]  # text, temporal, height, width
+    if not isinstance(position_ids, torch.Tensor) or position_ids.dim() != 2:
+        return
+    if bool((position_ids.diff(dim=-1) != 1).any()):
+        raise ValueError(
+            "hybrid prefill was asked for packed sequences (position_ids restart inside a row, no attention_mask); it "
+            "needs one sequence per row. Pad the batch on the left, or disable_hybrid() for this call."
+        )
 
 
 @torch.compiler.disable  # it waits for the device

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from corehead_hf.attention_call import Answer, Attend, AttentionCall, refuse_packed_positions
+from corehead_hf.attention_call import Answer, Attend, AttentionCall
 from corehead_hf.measures import KeyTokens, attention_mass, key_tokens
 from corehead_hf.rows import question_row_sums
 
@@ -114,9 +114,7 @@ class RecordAttention:
         batch, length = self.question_mask.shape
         seen = call.real_tokens()
         real = torch.ones(batch, length, dtype=torch.bool)
-        if seen is None:
-            refuse_packed_positions(call.kwargs, "recording")  # flash attention takes them without a mask
-        else:
+        if seen is not None:
             seen = seen[:, :length].cpu()
             real = torch.cat([seen, seen[:, -1:].expand(-1, length - seen.shape[1])], dim=1)
         if self._real is None or not self._layers:

@@ -8,7 +8,7 @@ import proofs
 import pytest
 import torch
 import transformers.modeling_flash_attention_utils as flash_utils
-from tiny_models import attend64, build, causal, generate, inputs_for, logits, text_inputs
+from tiny_models import attend64, build, causal, generate, inputs_for, logits
 
 from corehead_hf import AutoCoReModel
 
@@ -115,19 +115,3 @@ def test_every_mode_over_it(family, backend, left_pad, cell, packages, uncompile
     assert float((found[:, 0] - plain[:, -1]).abs().max()) > 0.1
     hybrid_ram, _ = proofs.recorded_ram(model, inputs)
     torch.testing.assert_close(hybrid_ram[:, :2], ram[:, :2], atol=2e-5, rtol=0)  # layer 0 is dense, so 1 gets the same
-
-
-def test_packed_sequences_without_a_mask_are_not_recorded(packages):
-    """Flash attention keeps them apart by their positions alone; as one causal sequence their RAM would be wrong."""
-    model = AutoCoReModel.from_model(build("internvl_qwen3"))
-    model.config.get_text_config()._attn_implementation = "flash_attention_2"
-    ids, question = text_inputs(12)["input_ids"], torch.zeros(1, 12, dtype=torch.bool)
-    question[:, -2:] = True
-    evidence = torch.zeros_like(question)
-    evidence[:, 7] = True
-    positions = torch.arange(12)[None] % 6
-    with model.record_attention(question, evidence), pytest.raises(ValueError, match="recording was asked for packed"):
-        model.prefill(input_ids=ids, position_ids=positions)
-    with model.record_attention(question, evidence) as recording:
-        model.prefill(input_ids=ids, position_ids=torch.arange(12)[None])
-    assert float(recording.ram.min()) >= 0
