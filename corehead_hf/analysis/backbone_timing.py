@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from accelerate.utils.memory import clear_device_cache
 
+from corehead_hf.analysis.interventions import hybrid
 from corehead_hf.kernels.dense import fastest_dense
 from corehead_hf.kernels.trial import WARM_UPS, milliseconds
 from corehead_hf.measuring.attempts import is_out_of_memory
@@ -35,17 +36,9 @@ class Case:
     count: int
     settings: dict[str, Any] | None = None
 
-    @contextmanager
-    def on(self, model: Any) -> Iterator[None]:
+    def on(self, model: Any) -> AbstractContextManager[None]:
         """Hybrid prefill with these settings inside the block, if any."""
-        if self.settings is None:
-            yield
-            return
-        model.enable_hybrid(**self.settings)
-        try:
-            yield
-        finally:
-            model.disable_hybrid()
+        return nullcontext() if self.settings is None else hybrid(model, **self.settings)
 
     def __str__(self) -> str:
         return "dense prefill" if self.settings is None else f"hybrid prefill with {self.count} dense heads"

@@ -56,9 +56,13 @@ class Ablations:
 
 
 @contextmanager
-def hybrid(model: Any, heads: torch.Tensor, sink_size: int, window_size: int) -> Iterator[None]:
-    """Hybrid prefill at any length beyond the window, with these heads dense, inside the block."""
-    model.enable_hybrid(heads=heads, sink_size=sink_size, window_size=window_size, dense_below=0)
+def hybrid(model: Any, heads: torch.Tensor, sink_size: int, window_size: int, **options: Any) -> Iterator[None]:
+    """Hybrid prefill with these heads dense inside the block, at any length beyond the window unless options differ.
+
+    Args:
+        options: further ones of enable_hybrid; dense_below is 0 without.
+    """
+    model.enable_hybrid(heads=heads, sink_size=sink_size, window_size=window_size, **{"dense_below": 0, **options})
     try:
         yield
     finally:

@@ -21,12 +21,12 @@ from corehead_hf.analysis.intervals import (
 )
 from corehead_hf.analysis.interventions import hybrid
 from corehead_hf.analysis.journal import Journal
+from corehead_hf.analysis.keeps import asked_counts
 from corehead_hf.analysis.passes import passes, warn_if_short
 from corehead_hf.analysis.result import Result, data_frame
 from corehead_hf.analysis.timing import Quantiles, prefill_seconds, quantiles
 from corehead_hf.families import Prepared
 from corehead_hf.head_map import HeadMap
-from corehead_hf.head_map.picks import head_count
 from corehead_hf.kernels import check_sizes
 from corehead_hf.measuring.batch import input_device
 from corehead_hf.patching import native_model
@@ -150,7 +150,7 @@ def keep_sweep(
     require_scipy()
     if repeats < 1:
         raise ValueError(f"repeats={repeats} was asked for - a timing needs rounds - give at least 1.")
-    asked = _asked(head_map, keeps)
+    asked = asked_counts(head_map, keeps)
     heads = {count: head_map.top(count) for count in sorted({count for _, count in asked})}
     sizes = {"sink_size": sink_size, "window_size": window_size}
     with passes("keep_sweep", model, head_map, scorer, 1 + len(heads), resume_from, **sizes) as made:
@@ -181,16 +181,6 @@ def keep_sweep(
         confidence=confidence,
         **sizes,
     )
-
-
-def _asked(head_map: HeadMap, keeps: Sequence[float | int]) -> list[tuple[float, int]]:
-    """(share asked for, count) per keep, by count."""
-    if not keeps:
-        raise ValueError("no keeps were given - each is a share or a count of dense heads - give keeps=(0.02, 0.05).")
-    L, Hq = head_map.num_layers, head_map.num_heads
-    counts = [(keep, head_count(keep, L, Hq)) for keep in keeps]
-    shares = [(float(keep) if isinstance(keep, float) else count / (L * Hq), count) for keep, count in counts]
-    return sorted(shares, key=lambda pair: pair[1])
 
 
 def _hybrid(model: Any, heads: torch.Tensor, sizes: dict[str, int]) -> Under:

@@ -114,6 +114,22 @@ def warn_if_short(what: str, longest: int, window_size: int) -> None:
         )
 
 
+def check_subject(study: str, model: Any, head_map: HeadMap) -> None:
+    """Raise ValueError where the head map is another model's, or a mode is on."""
+    head_map.check_fits(native_model(model))
+    if model.core_state.modes:
+        on = ", ".join(type(mode).__name__ for mode in model.core_state.modes)
+        raise ValueError(
+            f"{study} was asked for while {on} is on - the study compares with the model as it came - call "
+            "disable_hybrid(), or leave the block that turned it on."
+        )
+
+
+def ranking_mark(head_map: HeadMap) -> str:
+    """What a journal's fingerprint says of the ranking that a study goes by."""
+    return f"{head_map.dataset}, sha256 {hashlib.sha256(head_map.scores.numpy().tobytes()).hexdigest()[:32]}"
+
+
 @contextmanager
 def passes(
     study: str,
@@ -137,13 +153,7 @@ def passes(
             journal is kept, or the journal cannot be used.
     """
     native = native_model(model)
-    head_map.check_fits(native)
-    if model.core_state.modes:
-        on = ", ".join(type(mode).__name__ for mode in model.core_state.modes)
-        raise ValueError(
-            f"{study} was asked for while {on} is on - the study compares with the model as it came - call "
-            "disable_hybrid(), or leave the block that turned it on."
-        )
+    check_subject(study, model, head_map)
     mark: dict[str, Any] = {}
     if resume_from is not None:
         about = getattr(scorer, "about", None)
@@ -153,8 +163,7 @@ def passes(
                 "of other data would mix - give it an attribute `about` (JSON values by name), or use AnswerScorer."
             )
         scored = {f"scored {name}": value for name, value in about.items()}
-        ranked = f"{head_map.dataset}, sha256 {hashlib.sha256(head_map.scores.numpy().tobytes()).hexdigest()[:32]}"
-        described = {"study": study, "head_map": ranked, **scored, **settings}
+        described = {"study": study, "head_map": ranking_mark(head_map), **scored, **settings}
         mark = fingerprint(native, getattr(scorer, "processor", None), input_device(native), **described)
     with (
         closing(Journal(resume_from, mark)) as journal,

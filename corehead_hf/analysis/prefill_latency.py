@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from transformers.utils import logging as transformers_logging
 from corehead_hf.analysis.backbone_timing import OUT_OF_MEMORY, Case, random_ids, seconds_in_turns
 from corehead_hf.analysis.journal import Journal
 from corehead_hf.analysis.keeps import dense_counts
-from corehead_hf.analysis.passes import warn_if_short
+from corehead_hf.analysis.passes import check_subject, ranking_mark, warn_if_short
 from corehead_hf.analysis.result import Result, data_frame
 from corehead_hf.analysis.timing import Quantiles, quantiles
 from corehead_hf.head_map import HeadMap
@@ -145,8 +144,8 @@ def prefill_latency(
             another study.
     """
     native = native_model(model)
-    head_map.check_fits(native)
-    _check(model, lengths, repeats)
+    check_subject("prefill_latency", model, head_map)
+    _check(lengths, repeats)
     asked: dict[str, Any] = {"sink_size": sink_size, "window_size": window_size, "dense_below": dense_below}
     asked |= {"backend": backend, "fuse": fuse}
     cases = [Case(1.0, head_map.scores.numel())]
@@ -157,8 +156,8 @@ def prefill_latency(
     warn_if_short("timed", lengths[-1], window_size)
     mark: dict[str, Any] = {}
     if resume_from is not None:
-        ranked = f"{head_map.dataset}, sha256 {hashlib.sha256(head_map.scores.numpy().tobytes()).hexdigest()[:32]}"
         settings = {**asked, "backend": resolved, "seed": seed}
+        ranked = ranking_mark(head_map)
         mark = fingerprint(native, None, device, study="prefill_latency", head_map=ranked, **settings)
     with closing(Journal(resume_from, mark)) as journal:
         seconds = _timed(journal, model, cases, lengths, repeats, seed)
@@ -195,18 +194,12 @@ def _timed(
     return found
 
 
-def _check(model: Any, lengths: Sequence[int], repeats: int) -> None:
+def _check(lengths: Sequence[int], repeats: int) -> None:
     if repeats < 1:
         raise ValueError(f"repeats={repeats} was asked for - a timing needs rounds - give at least 1.")
     if not lengths or any(isinstance(n, bool) or not isinstance(n, int) or n < 2 for n in lengths):
         raise ValueError(
             f"lengths={lengths!r} was asked for - a prefill has 2 tokens or more - give lengths=(8192, 16384), say."
-        )
-    if model.core_state.modes:
-        on = ", ".join(type(mode).__name__ for mode in model.core_state.modes)
-        raise ValueError(
-            f"prefill_latency was asked for while {on} is on - it compares with the model as it came - call "
-            "disable_hybrid(), or leave the block that turned it on."
         )
 
 

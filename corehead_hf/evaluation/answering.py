@@ -12,7 +12,7 @@ import torch
 from corehead_hf.data.example import Example
 from corehead_hf.data.example_set import NoExample
 from corehead_hf.evaluation.records import Answer
-from corehead_hf.families import family_of
+from corehead_hf.families import family_of, inputs_to
 from corehead_hf.measuring.attempts import Failure, attempted
 from corehead_hf.measuring.batch import input_device
 from corehead_hf.measuring.slots import Slot
@@ -108,9 +108,7 @@ class Answerer:
     def _together(self, examples: Sequence[Example]) -> list[Generated]:
         started = time.perf_counter()
         native = native_model(self.model)
-        device = input_device(native)
-        inputs = family_of(native).prompt(self.processor, examples)
-        inputs = {k: v.to(device, native.dtype if v.is_floating_point() else None) for k, v in inputs.items()}
+        inputs = inputs_to(family_of(native).prompt(self.processor, examples), input_device(native), native.dtype)
         with torch.no_grad():
             tokens = self.model.generate(**inputs, **self.options)
         new = tokens[:, inputs["input_ids"].shape[1] :]

@@ -6,13 +6,13 @@ from typing import Any
 
 from torch import nn
 
-from corehead_hf.families.family import Family, Prepared
+from corehead_hf.families.family import Family, Prepared, inputs_to
 from corehead_hf.families.geometry import Geometry
 from corehead_hf.families.internvl import InternVL
 from corehead_hf.families.llava_onevision import LlavaOnevision
 from corehead_hf.families.qwen3_vl import Qwen3VL, Qwen3VLMoe
 
-__all__ = ["FAMILIES", "Family", "Geometry", "Prepared", "family_of", "family_of_config"]
+__all__ = ["FAMILIES", "Family", "Geometry", "Prepared", "family_of", "family_of_config", "inputs_to"]
 
 FAMILIES: dict[str, Family] = {f.model_type: f for f in (Qwen3VL(), Qwen3VLMoe(), LlavaOnevision(), InternVL())}
 

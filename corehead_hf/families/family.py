@@ -43,10 +43,17 @@ class Prepared:
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Prepared:
         """The same on a device; floating inputs (pixels) in `dtype` where one is given."""
-        moved = {k: v.to(device, dtype if v.is_floating_point() else None) for k, v in self.inputs.items()}
+        moved = inputs_to(self.inputs, device, dtype)
         masks = (self.question_mask, self.evidence_mask, self.visual_mask)
         question, evidence, visual = (mask.to(device) for mask in masks)
         return replace(self, inputs=moved, question_mask=question, evidence_mask=evidence, visual_mask=visual)
+
+
+def inputs_to(
+    inputs: dict[str, torch.Tensor], device: torch.device | str, dtype: torch.dtype | None = None
+) -> dict[str, torch.Tensor]:
+    """Model inputs on a device; floating ones (pixels) in `dtype` where one is given."""
+    return {k: v.to(device, dtype if v.is_floating_point() else None) for k, v in inputs.items()}
 
 
 class Family(ABC):

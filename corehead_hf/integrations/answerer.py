@@ -13,7 +13,7 @@ from transformers import AutoConfig
 
 from corehead_hf.analysis.groups import draw_groups
 from corehead_hf.auto import AutoCoReModel
-from corehead_hf.families import Family, family_of_config
+from corehead_hf.families import Family, family_of_config, inputs_to
 from corehead_hf.integrations.arguments import HYBRID_OPTIONS, ModelArguments
 from corehead_hf.integrations.conversation import Conversation
 from corehead_hf.integrations.generation import Answer, Generation
@@ -127,8 +127,7 @@ class Answerer:
         examples = [conversation.example for conversation in conversations]
         inputs = self.family.encode(self.processor, texts, examples, flat_images=self.arguments.flat_images)
         native = native_model(self.model)
-        device = input_device(native)
-        return {k: v.to(device, native.dtype if v.is_floating_point() else None) for k, v in inputs.items()}
+        return inputs_to(inputs, input_device(native), native.dtype)
 
     def _render(self, conversation: Conversation) -> str:
         marks = (self.processor.image_token, self.processor.video_token)
