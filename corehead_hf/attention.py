@@ -1,8 +1,8 @@
 """The one attention function of the package and the marker class of the modules that use it.
 
 A CoRe-aware attention module keeps its native forward; only that forward's call into transformers' AttentionInterface
-arrives here. This file passes the call through the modes that are on, down to the native dense attention. Which modules
-are CoRe-aware is decided in patching.py, what a mode does in modes/.
+arrives here, while a mode is on. This file passes the call through the modes, down to the native dense attention.
+Which modules are CoRe-aware is decided in patching.py, what a mode does in modes/.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import sys
 import types
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -24,10 +25,9 @@ NAME = "corehead"
 
 
 class _Passage:
-    """Context of one forward; travels through **kwargs, so that threads sharing the module do not meet."""
+    """One call of a module; travels through **kwargs, so that threads sharing the module do not meet."""
 
-    def __init__(self, past: int | torch.Tensor) -> None:
-        self.past = past
+    def __init__(self) -> None:
         self.reached = False
 
 
@@ -48,52 +48,66 @@ class _ConfigView:
         setattr(self._config, name, value)
 
 
-class _NativeView:
-    """The module as a dense backend knows it: with the real config, which flash and flex backends read."""
+class _ModuleView:
+    """What a native forward takes for `self` while a mode is on: the module, with a config that leads to us.
 
-    def __init__(self, module: nn.Module) -> None:
-        self.__dict__.update(_module=module, config=module.__dict__["config"])
+    Attributes:
+        module: what everything else is read from and written to.
+        past: AttentionCall.past.
+        passage: of the call, None where forward was called by itself.
+    """
+
+    def __init__(self, module: Any, past: int | torch.Tensor, passage: _Passage | None) -> None:
+        self.__dict__.update(module=module, past=past, passage=passage, config=_ConfigView(module.config))
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name == "_module":
+        if name.startswith("__") or name == "module":
             raise AttributeError(name)
-        return getattr(self._module, name)
+        return getattr(self.module, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.module, name, value)
 
 
 class CoReAttention:
     """Marker and mixin in front of a native attention class, e.g. Qwen3VLTextAttention; never instantiated itself.
 
-    Its forward is the native one. Only the `config` that this forward reads names another attention function.
+    Its forward is the native one. While a mode is on, that runs on a view of the module whose config names our
+    attention function; the module itself and its config are the native ones at all times.
     """
 
     native_class: ClassVar[type[nn.Module]]
     core_state: CoReState
+    config: Any
     layer_idx: int
 
-    @property
-    def config(self) -> Any:
-        return _ConfigView(self.__dict__["config"])
-
-    @config.setter
-    def config(self, value: Any) -> None:
-        self.__dict__["config"] = value
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        cache = kwargs.get("past_key_values")
-        past: int | torch.Tensor = 0
-        if cache is not None and self.core_state.modes:
-            # Before the native forward updates the cache: this is the absolute position of the first query row.
-            past = cache.get_seq_length(self.layer_idx)
-            if isinstance(past, torch.Tensor):
-                past = past.clone()  # a static cache counts in place
-        passage = _Passage(past)
-        output = super().forward(*args, core_passage=passage, **kwargs)  # type: ignore[misc]
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not self.core_state.modes:
+            return super().__call__(*args, **kwargs)  # type: ignore[misc]
+        passage = _Passage()
+        output = super().__call__(*args, core_passage=passage, **kwargs)  # type: ignore[misc]
         if not passage.reached:
             raise RuntimeError(
-                f"{type(self).__name__}.forward did not reach the attention interface: this transformers version no "
-                "longer calls it there, so CoRe would be silently off. Use a version that the README lists."
+                f"layer {self.layer_idx} answered without the attention interface, past the modes that are on. Either "
+                "its forward was replaced on the instance: install CoRe after whatever did. Or this transformers "
+                "version no longer calls the interface there: use a version that the README lists."
             )
         return output
+
+    def forward(self, *args: Any, core_passage: _Passage | None = None, **kwargs: Any) -> Any:
+        forward = self._native_forward(args, kwargs)
+        if not self.core_state.modes:
+            return forward(self, *args, **kwargs)
+        cache = kwargs.get("past_key_values")
+        # Before the native forward updates the cache: this is the absolute position of the first query row.
+        past: int | torch.Tensor = 0 if cache is None else cache.get_seq_length(self.layer_idx)
+        if isinstance(past, torch.Tensor):
+            past = past.clone()  # a static cache counts in place
+        return forward(_ModuleView(self, past, core_passage), *args, **kwargs)
+
+    def _native_forward(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[..., Any]:
+        """The function that answers a call with these arguments; its first one is the module or a view of it."""
+        return self.native_class.forward
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         return _rebuild, (self.native_class,), self.__dict__.copy()
@@ -143,64 +157,52 @@ def refuse_split_heads(model: nn.Module) -> None:
 
 
 def core_attention(
-    module: Any,
+    view: _ModuleView,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: Any,
-    core_passage: _Passage | None = None,
     **kwargs: Any,
 ) -> Answer:
-    """The registered attention function: HF's interface in, HF's interface out.
+    """The registered attention function: HF's interface in, HF's interface out, the modes that are on in between.
 
     Args:
+        view: of the module whose native forward calls.
         query: [B, Hq, T, D].
         key, value: [B, Hkv, S, D].
         attention_mask: whatever the user's dense backend was given.
 
     Returns:
-        (output [B, T, Hq, D], attention weights or None). With no mode on: the native dense attention, bit-equal.
+        (output [B, T, Hq, D], attention weights or None).
 
     Raises:
-        RuntimeError: reached past CoReAttention.forward, or the heads of a layer are split over devices.
+        RuntimeError: the module is not CoRe-aware, or the heads of a layer are split over devices.
     """
-    if core_passage is None:
+    if not isinstance(view, _ModuleView):
         raise RuntimeError(
-            "CoRe attention was entered past CoReAttention.forward: an instance still holds the native forward. "
-            "Install CoRe after whatever replaced it."
+            f"attn_implementation={NAME!r} was asked of a {type(view).__name__}; CoRe is not a backend that a config "
+            "can name. Wrap the model with AutoCoReModel.from_model."
         )
-    core_passage.reached = True
-    modes = module.core_state.modes
-    if not modes:
-        return _dense_attention(module, query, key, value, attention_mask, kwargs)
-    num_heads = module.__dict__["config"].num_attention_heads
+    if view.passage is not None:
+        view.passage.reached = True
+    module = view.module
+    num_heads = module.config.num_attention_heads
     if query.shape[1] != num_heads:
         raise RuntimeError(
             f"layer {module.layer_idx} got {query.shape[1]} of {num_heads} heads: tensor parallelism splits them over "
             "devices. CoRe modes need whole layers; load with device_map instead of tp_plan."
         )
-    call = AttentionCall(module, query, key, value, attention_mask, core_passage.past, kwargs)
-    return _chain(modes, call)
+    call = AttentionCall(module, query, key, value, attention_mask, view.past, kwargs)
+    return _chain(module.core_state.modes, call)
 
 
 def _chain(modes: list[Mode], call: AttentionCall) -> Answer:
-    if modes:
-        return modes[0].attend(call, functools.partial(_chain, modes[1:]))
-    return _dense_attention(call.module, call.query, call.key, call.value, call.attention_mask, call.kwargs)
+    return modes[0].attend(call, functools.partial(_chain, modes[1:])) if modes else _dense_attention(call)
 
 
-def _dense_attention(
-    module: Any,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: Any,
-    kwargs: dict[str, Any],
-) -> Answer:
-    # Read live: the user may call set_attn_implementation at any time.
-    implementation = module.__dict__["config"]._attn_implementation
-    if implementation == "eager":
-        native_module = sys.modules[module.native_class.__module__]
-        return native_module.eager_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    native = module if implementation == "sdpa" else _NativeView(module)
-    return ALL_ATTENTION_FUNCTIONS[implementation](native, query, key, value, attention_mask, **kwargs)
+def _dense_attention(call: AttentionCall) -> Answer:
+    if call.implementation == "eager":
+        attend = sys.modules[call.module.native_class.__module__].eager_attention_forward
+    else:
+        attend = ALL_ATTENTION_FUNCTIONS[call.implementation]
+    return attend(call.module, call.query, call.key, call.value, call.attention_mask, **call.kwargs)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 import torch
-from torch import nn
 from torch.nn.attention.flex_attention import BlockMask, create_mask
 
 # Output [B, T, Hq, D], and the attention weights where the backend has them.
@@ -98,7 +97,7 @@ class AttentionCall:
         kwargs: the rest of the call: scaling, dropout, sliding_window, ...
     """
 
-    module: nn.Module
+    module: Any
     query: torch.Tensor
     key: torch.Tensor
     value: torch.Tensor
@@ -108,7 +107,7 @@ class AttentionCall:
 
     @property
     def layer(self) -> int:
-        return self.module.layer_idx  # type: ignore[return-value]
+        return self.module.layer_idx
 
     @property
     def scaling(self) -> float:
@@ -116,8 +115,8 @@ class AttentionCall:
 
     @property
     def implementation(self) -> str:
-        """The user's dense backend: "sdpa", "eager", "flash_attention_2", ..."""
-        return self.module.__dict__["config"]._attn_implementation
+        """The user's dense backend, read live: "sdpa", "eager", "flash_attention_2", ..."""
+        return self.module.config._attn_implementation
 
     @property
     def num_queries(self) -> int:
@@ -125,7 +124,7 @@ class AttentionCall:
 
     @property
     def past_length(self) -> int:
-        """Tokens in the cache before this call; 0 while no mode is on, because nothing needs it then."""
+        """Tokens in the cache before this call."""
         if isinstance(self.past, torch.Tensor):
             self.past = int(self.past)
         return self.past
@@ -158,6 +157,20 @@ class AttentionCall:
     def refuse_packed(self, what: str) -> None:
         """Raise where one row of the batch holds several sequences: positions then mean nothing to a mode."""
         refuse_packed(self.kwargs, what)
+        if self._begins_twice():
+            raise ValueError(
+                f"{what} was asked for packed sequences (position_ids begin again inside a row, no attention_mask); it "
+                "needs one sequence per batch row. Pad the batch instead."
+            )
+
+    def _begins_twice(self) -> bool:
+        """Whether a flash backend tells sequences of one row apart, by the rule of transformers' flash utilities."""
+        positions = self.kwargs.get("position_ids")
+        if self.attention_mask is not None or "flash" not in self.implementation:
+            return False  # elsewhere the mask tells them apart
+        if not isinstance(positions, torch.Tensor) or positions.dim() != 2 or len(positions) != 1:
+            return False
+        return self.num_queries > 1 and int((positions == positions.min()).sum()) > 1
 
     def without_empty_slots(self) -> AttentionCall:
         """The call with the keys of a static cache cut to the tokens that exist."""

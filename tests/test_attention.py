@@ -1,5 +1,7 @@
 """The one attention function: what it passes to the user's dense backend, and what it refuses."""
 
+import contextlib
+
 import pytest
 import torch
 from tiny_models import (
@@ -93,33 +95,81 @@ def test_set_attn_implementation_after_install_changes_the_dense_path(variant):
     assert torch.equal(logits(model, **inputs), logits(eager, **inputs))
 
 
-def test_config_view_reads_and_writes_the_real_config(model):
-    module, config = attentions(model)[0], model.config.get_text_config()
-    assert module.config._attn_implementation == NAME
-    assert config._attn_implementation == "sdpa"
-    assert module.config.num_attention_heads == H
-    module.config.attention_dropout = 0.25
-    assert config.attention_dropout == 0.25
-    with pytest.raises(AttributeError):
-        module.config.no_such_field  # noqa: B018
-    other = build("internvl_qwen3").config.get_text_config()
-    module.config = other
-    assert module.__dict__["config"] is other
+@contextlib.contextmanager
+def native_forward_that(act, model, monkeypatch):
+    """Inside the block the layers' native forward calls act(self) first."""
+    native_class = type(attentions(model)[0]).native_class
+    forward = native_class.forward
+
+    def acting(self, *args, **kwargs):
+        act(self)
+        return forward(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(native_class, "forward", acting)
+        yield
 
 
-def test_only_the_text_decoder_enters(wrapped):
+def test_a_native_forward_reads_and_writes_the_module(model, monkeypatch):
+    config, modules = model.config.get_text_config(), attentions(model)
     names = []
 
-    def spy(module, *args, **kwargs):
-        names.append(type(module).__name__)
-        return core_attention(module, *args, **kwargs)
+    def act(view):
+        names.append(view.config._attn_implementation)
+        assert view.config.num_attention_heads == H
+        assert view.q_proj is modules[view.layer_idx].q_proj
+        view.config.attention_dropout = 0.25
+        view.noted = 2 * view.layer_idx
+        for missing in (view, view.config):
+            with pytest.raises(AttributeError):
+                missing.no_such_field  # noqa: B018
+
+    with native_forward_that(act, model, monkeypatch):
+        logits(model, **text_inputs(4))
+        assert names == ["sdpa"] * L
+        with model.record_outputs():
+            logits(model, **text_inputs(4))
+    assert names == ["sdpa"] * L + [NAME] * L
+    assert config.attention_dropout == 0.25
+    assert [module.noted for module in modules] == [2 * layer for layer in range(L)]
+
+
+def test_config_of_a_module_is_the_real_one_in_every_mode(model):
+    config = model.config.get_text_config()
+    with model.record_outputs():
+        assert all(module.config is config for module in attentions(model))
+        seen = []
+        hooks = [m.register_forward_hook(lambda m, *_: seen.append(m.config)) for m in attentions(model)]
+        logits(model, **text_inputs(4))
+        assert [found is config for found in seen] == [True] * L
+        for hook in hooks:
+            hook.remove()
+
+
+def test_corehead_is_not_a_backend(model):
+    model.set_attn_implementation({"text_config": NAME})
+    with pytest.raises(RuntimeError, match="attn_implementation='corehead' was asked of a CoRe.*from_model"):
+        logits(model, **text_inputs(4))
+    with model.record_outputs(), pytest.raises(RuntimeError, match="attn_implementation='corehead' was asked"):
+        logits(model, **text_inputs(4))
+
+
+def test_only_the_text_decoder_enters_and_only_while_a_mode_is_on(wrapped):
+    layers = []
+
+    def spy(view, *args, **kwargs):
+        layers.append(view.module)
+        return core_attention(view, *args, **kwargs)
 
     AttentionInterface.register(NAME, spy)
     try:
         logits(wrapped, **inputs_for(wrapped))
+        assert layers == []
+        with wrapped.record_outputs():
+            logits(wrapped, **inputs_for(wrapped))
     finally:
         AttentionInterface.register(NAME, core_attention)
-    assert names == [type(attentions(wrapped)[0]).__name__] * L
+    assert layers == attentions(wrapped)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -128,14 +178,17 @@ def test_a_forward_that_passes_the_interface_by_fails_closed(variant, monkeypatc
     native_class = type(attentions(model)[0]).native_class
     hidden = lambda self, hidden_states, *args, **kwargs: (hidden_states, None)  # noqa: E731
     monkeypatch.setattr(native_class, "forward", hidden)
-    with pytest.raises(RuntimeError, match="did not reach the attention interface.*Use a version"):
+    logits(model, **text_inputs(4))  # no mode is on: nothing is lost
+    with model.ablate_heads(HEADS), pytest.raises(RuntimeError, match="layer 0 answered without.*use a version"):
         logits(model, **text_inputs(4))
 
 
 def test_an_instance_that_kept_the_native_forward_fails_closed(model):
+    plain = logits(model, **text_inputs(4))
     module = attentions(model)[1]
     module.forward = type(module).native_class.forward.__get__(module)
-    with pytest.raises(RuntimeError, match="entered past CoReAttention.forward.*Install CoRe after"):
+    assert torch.equal(logits(model, **text_inputs(4)), plain)
+    with model.ablate_heads(HEADS), pytest.raises(RuntimeError, match="layer 1 answered.*install CoRe after"):
         logits(model, **text_inputs(4))
 
 

@@ -93,20 +93,11 @@ def test_decoder_attentions_stand_where_they_are_looked_for(native):
         assert module.scaling == D**-0.5, "scaling is no longer 1 / sqrt(head_dim)"
 
 
-def test_an_attention_keeps_its_config_in_its_own_dict(native):
-    """CoReAttention.config is a property that stands in front of the plain attribute."""
-    for module in attentions(native):
-        assert "config" in module.__dict__, (
-            f"{type(module).__name__} no longer keeps config as a plain attribute; the property and the views in "
-            "attention.py read module.__dict__['config']"
-        )
-
-
 def test_another_backend_reaches_a_live_attention(native):
     native.set_attn_implementation("eager")
-    found = {module.__dict__["config"]._attn_implementation for module in attentions(native)}
+    found = {module.config._attn_implementation for module in attentions(native)}
     assert found == {"eager"}, (
-        f"set_attn_implementation('eager') leaves {found} in the attentions' config; _dense_attention in attention.py "
+        f"set_attn_implementation('eager') leaves {found} in the attentions' config; AttentionCall.implementation "
         "reads the user's backend there"
     )
 
@@ -157,7 +148,7 @@ def test_attention_forward_reaches_the_interface_by_its_config(native):
     )
     kinds = {parameter.kind for parameter in signature.parameters.values()}
     assert inspect.Parameter.VAR_KEYWORD in kinds, (
-        "keyword arguments no longer travel to the attention function; core_passage in attention.py does"
+        "keyword arguments no longer travel to the attention function; PREFILL_QUERIES in fusion/last_token.py does"
     )
     names = set(inspect.unwrap(cls.forward).__code__.co_names)
     wanted = {"ALL_ATTENTION_FUNCTIONS", "config", "_attn_implementation"}
@@ -214,8 +205,8 @@ def test_own_keyword_arguments_travel_to_the_attention_function(spied):
     rope = (torch.ones(1, 4, D), torch.zeros(1, 4, D))
     module(torch.zeros(1, 4, 64), position_embeddings=rope, attention_mask=None, our_own=7)
     assert calls[0][4].get("our_own") == 7, (
-        "a keyword of attention.forward no longer reaches the attention function; core_passage in "
-        "attention.py travels so"
+        "a keyword of attention.forward no longer reaches the attention function; PREFILL_QUERIES in "
+        "fusion/last_token.py travels so"
     )
 
 

@@ -59,7 +59,7 @@ class LastLayer:
         if any(isinstance(value, torch.Tensor) and name not in _TENSORS for name, value in kwargs.items()):
             return False
         if mask is None:  # sdpa: causal over all keys, of which a static cache has empty ones
-            implementation = self.self_attn.__dict__["config"]._attn_implementation
+            implementation = self.self_attn.config._attn_implementation
             return implementation == "sdpa" and isinstance(cache, DynamicCache)
         return isinstance(mask, torch.Tensor) and mask.dim() == 4 and mask.shape[2] in (1, T)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import types
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -51,28 +52,27 @@ class FusedMLP:
         return self.down_proj(fused_ops.silu_mul(self.gate_proj(x), self.up_proj(x)))
 
 
-class FusedAttention:
-    """Between CoReAttention and a native attention class: head norms and rotary positions are one kernel.
+class FusedAttention(CoReAttention):
+    """In front of a native attention class: head norms and rotary positions are one kernel.
 
     The native forward's own code runs, with other meanings of three names: the global `apply_rotary_pos_emb` is our
     kernel, and `self.q_norm`, `self.k_norm` hand their input on, because the kernel norms as well.
     """
 
     prefix: ClassVar[str] = "CoRe"
-    native_class: ClassVar[type[nn.Module]]
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def _native_forward(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[..., Any]:
         hidden = args[0] if args else kwargs["hidden_states"]
         # transformers 4.57 still renames `past_key_value` in a wrapper, which running the code itself would skip.
         if fused_ops.needs_native(hidden) or not fused_ops.triton_runs(hidden.device) or "past_key_value" in kwargs:
-            return super().forward(*args, **kwargs)  # type: ignore[misc]
+            return super()._native_forward(args, kwargs)
         native = inspect.unwrap(self.native_class.forward)
         norms = self._norms_to_join(hidden)
         names = {**native.__globals__, ROPE: functools.partial(_norm_and_rotate, norms)}
         code = _code_with_joined_norms(native.__code__) if norms else native.__code__
         forward = types.FunctionType(code, names, native.__name__, native.__defaults__, native.__closure__)
         forward.__kwdefaults__ = native.__kwdefaults__
-        return forward(self, *args, **kwargs)
+        return forward
 
     def core_unnormed(self, states: torch.Tensor) -> torch.Tensor:
         return states
@@ -107,7 +107,6 @@ def fused_class(mixin: Any, native_class: type[nn.Module]) -> Any:
         native_class: of the module; of an attention the one that its CoRe-aware class stands in front of.
     """
     attention = mixin is FusedAttention
-    bases = (CoReAttention, mixin, native_class) if attention else (mixin, native_class)
     body = {
         "__module__": native_class.__module__,
         "__doc__": mixin.__doc__,
@@ -116,7 +115,7 @@ def fused_class(mixin: Any, native_class: type[nn.Module]) -> Any:
     }
     if attention:
         body["native_class"] = native_class
-    return type(mixin.prefix + native_class.__name__, bases, body)
+    return type(mixin.prefix + native_class.__name__, (mixin, native_class), body)
 
 
 def _rebuild(mixin: Any, native_class: type[nn.Module]) -> nn.Module:

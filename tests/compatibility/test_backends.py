@@ -8,7 +8,7 @@ import proofs
 import pytest
 import torch
 import transformers.modeling_flash_attention_utils as flash_utils
-from tiny_models import attend64, build, causal, generate, inputs_for, logits
+from tiny_models import attend64, build, causal, generate, inputs_for, logits, text_inputs
 
 from corehead_hf import AutoCoReModel
 
@@ -115,3 +115,23 @@ def test_every_mode_over_it(family, backend, left_pad, cell, packages, uncompile
     assert float((found[:, 0] - plain[:, -1]).abs().max()) > 0.1
     hybrid_ram, _ = proofs.recorded_ram(model, inputs)
     torch.testing.assert_close(hybrid_ram[:, :2], ram[:, :2], atol=2e-5, rtol=0)  # layer 0 is dense, so 1 gets the same
+
+
+@pytest.mark.compatibility("Backends and dtypes", "flash_attention: packed sequences, recording")
+def test_packed_sequences_are_not_recorded(family, cell, packages):
+    """Without a mask only positions that begin again tell a flash backend where the second sequence begins."""
+    model = AutoCoReModel.from_model(build(family))
+    model.config.get_text_config()._attn_implementation = "flash_attention_2"
+    ids = text_inputs(20)["input_ids"]
+    question, evidence = torch.zeros(2, 1, 20, dtype=torch.bool)
+    question[0, 18], evidence[0, 2] = True, True
+
+    def ram(positions):
+        packed = {"input_ids": ids, "position_ids": positions[None], "use_cache": False}
+        with torch.no_grad(), model.record_attention(question, evidence) as recording:
+            model.model.language_model(**packed)
+        return recording.ram
+
+    assert float(ram(torch.arange(20)).min()) > 0
+    with cell.refused(ValueError, match="recording was asked for packed sequences"):
+        ram(torch.cat([torch.arange(8), torch.arange(12)]))

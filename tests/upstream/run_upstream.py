@@ -25,12 +25,6 @@ CONDITIONS = ("native", "wrapped", "dense", "streaming")
 # (pattern of test names, conditions, why it cannot pass): what CoRe changes on purpose.
 EXPECTED: tuple[tuple[str, tuple[str, ...], str], ...] = (
     (
-        "test_attn_implementation_composite_models",
-        ("wrapped", "dense", "streaming"),
-        "module.config of a decoder attention names corehead: that is how its native forward finds CoRe; model.config "
-        "and the text config keep the user's backend",
-    ),
-    (
         "test_attention_outputs|test_retain_grad_hidden_states_attentions",
         ("streaming",),
         "a kernel of hybrid prefill gives no attention weights",
