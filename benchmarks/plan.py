@@ -10,6 +10,7 @@ from dataclasses import dataclass
 ATTENTION = "benchmarks.bench_hybrid_attention"
 PREFILL = "benchmarks.bench_prefill"
 RECORD = "benchmarks.bench_record"
+COMPILE = "benchmarks.bench_compile"
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Step:
         seconds: its share of the budget; it never gets more, and less where less is left.
         stopped_by: kinds of failed gpu tests (see run_gpu.kind_of_test) that make its timings worthless.
         fuses: whether it times fused providers, which a failed fusion test takes out of it.
-        part: 1 or 2, for two calls of run_gpu.py.
+        part: 1, 2 or 3, for as many calls of run_gpu.py.
     """
 
     name: str
@@ -76,5 +77,10 @@ STEPS = (
         "prefill, 32B, 64K", PREFILL,
         "--model Qwen3-VL-32B --lengths 65536 --keep 0.05 --windows 2048 --without dense_flash",
         f"{_TINY_MODEL} --lengths 150", 300, 2, ("kernel", "hybrid"), fuses=True,
+    ),
+    Step(
+        "decode, 4B, plain and compiled", COMPILE, "--model Qwen3-VL-4B --lengths 2048 16384",
+        "--model tiny --device cpu --lengths 100 --window 64 --sink 16 --tokens 2 --compiler eager", 360, 3,
+        ("kernel", "hybrid"),
     ),
 )  # fmt: skip

@@ -2,7 +2,7 @@
 
     python benchmarks/run_gpu.py --minutes 9 --out "$OUT"
 
-A failed test stops the steps it concerns; the rest and the report still run. --part 1 or 2 halves the plan for two
+A failed test stops the steps it concerns; the rest and the report still run. --part 1, 2 or 3 splits the plan for three
 calls; --dry-run prints it and runs every step at toy size on a CPU.
 """
 
@@ -150,8 +150,8 @@ def real_run(steps: list[Step], args: argparse.Namespace) -> int:
         return 1
     if args.out is not None:
         args.out.mkdir(parents=True, exist_ok=True)
-    failed = None if args.part == 2 else run_tests(min(TEST_SECONDS, deadline - time.monotonic()))
-    all_well = args.part == 2 or failed == []
+    failed = None if args.part in (2, 3) else run_tests(min(TEST_SECONDS, deadline - time.monotonic()))
+    all_well = args.part in (2, 3) or failed == []
     tune(args.out, deadline)
     for step in steps:
         all_well &= run_step(step, failed or [], deadline, args.commit)
@@ -166,7 +166,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=9, help="budget for all of it")
     parser.add_argument("--out", type=Path, help="a folder to copy rows, report and figure to")
-    parser.add_argument("--part", type=int, choices=[1, 2], help="half of the plan; part 2 trusts the tests of part 1")
+    parser.add_argument(
+        "--part", type=int, choices=[1, 2, 3], help="of the plan; parts 2 and 3 trust the tests of part 1"
+    )
     parser.add_argument("--commit", help="for the column of that name, where this is no git checkout")
     parser.add_argument("--dry-run", action="store_true", help="toy sizes on a CPU, rows thrown away")
     args = parser.parse_args(argv)

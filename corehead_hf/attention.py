@@ -96,7 +96,7 @@ class CoReAttention:
 
     def forward(self, *args: Any, core_passage: _Passage | None = None, **kwargs: Any) -> Any:
         forward = self._native_forward(args, kwargs)
-        if not self.core_state.modes:
+        if core_passage is None and not self.core_state.modes:  # another thread may have taken them out by now
             return forward(self, *args, **kwargs)
         cache = kwargs.get("past_key_values")
         # Before the native forward updates the cache: this is the absolute position of the first query row.

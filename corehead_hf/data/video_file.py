@@ -76,22 +76,30 @@ def read_frames(path: Path, frame_ids: Sequence[int]) -> np.ndarray:
     return np.stack(_counted(path, ids) if frames is None else frames)
 
 
+def _index(container: Any, stream: Any) -> tuple[list[int], list[int]] | None:
+    """Times of all frames and of the key frames, rising, in ticks; None where packets do not tell them one by one."""
+    if not set(INDEXED) & set(container.format.name.split(",")):
+        return None
+    stamps, keys = [], []  # not the packets, which hold the whole file
+    for packet in container.demux(stream):
+        if packet.size:
+            if packet.pts is None or packet.is_discard or packet.is_corrupt:
+                return None
+            stamps.append(packet.pts)
+            keys += [packet.pts] if packet.is_keyframe else []
+    return None if len(set(stamps)) < len(stamps) else (sorted(stamps), sorted(keys))
+
+
 def _sought(path: Path, ids: list[int]) -> list[np.ndarray] | None:
     """The frames, each decoded from the key frame before it; None where that is not sure to give them."""
     with _opened(path) as (container, stream):
-        if not set(INDEXED) & set(container.format.name.split(",")):
-            return None
-        packets = [packet for packet in container.demux(stream) if packet.size]
-        stamps = [packet.pts for packet in packets]
-        if None in stamps or len(set(stamps)) < len(stamps) or any(p.is_discard or p.is_corrupt for p in packets):
-            return None  # packets and frames are not the same in number
-        keys = sorted(packet.pts for packet in packets if packet.is_keyframe)
-        stamps.sort()
+        stamps, keys = _index(container, stream) or ([], [])
         if ids[-1] >= len(stamps) or not keys or keys[0] > stamps[ids[0]]:
             return None
         stream.thread_type = "AUTO"
         frames: list[np.ndarray] = []
-        decoder, reached = iter(()), keys[0] - 1
+        decoder: Iterator[Any] = iter(())
+        reached = keys[0] - 1
         for wanted in (stamps[number] for number in ids):
             key = keys[bisect_right(keys, wanted) - 1]
             if key > reached:
