@@ -8,6 +8,7 @@ accelerate, PEFT) and test_seam_contract_fusion.py (what the fused modules assum
 import copy
 import inspect
 import sys
+import types
 
 import pytest
 import torch
@@ -159,6 +160,36 @@ def test_attention_forward_reaches_the_interface_by_its_config(native):
     eager = getattr(sys.modules[cls.__module__], "eager_attention_forward", None)
     assert callable(eager), (
         f"{cls.__module__} has no module-level eager_attention_forward; _dense_attention in attention.py calls it"
+    )
+
+
+def test_attention_forward_takes_any_object_for_self(native):
+    """It runs on a view of the module (_ModuleView in attention.py) while a mode is on."""
+    module = attentions(native)[0]
+    forward = type(module).forward
+    code = inspect.unwrap(forward).__code__
+    assert "__class__" not in code.co_freevars, (
+        f"{type(module).__name__}.forward calls super(), which no view of a module can; see _ModuleView in attention.py"
+    )
+
+    class View:
+        def __getattr__(self, name):
+            return getattr(module, name)
+
+    view, given = View(), []
+    name = "seam_contract_view"
+    view.config = types.SimpleNamespace(**{**vars(module.config), "_attn_implementation": name})
+
+    def attend(first, query, key, value, mask, **kwargs):
+        given.append(first)
+        return query.transpose(1, 2), None
+
+    AttentionInterface.register(name, attend)
+    rope = (torch.ones(1, 4, D), torch.zeros(1, 4, D))
+    forward(view, torch.zeros(1, 4, 64), position_embeddings=rope, attention_mask=None)
+    assert given == [view], (
+        f"{type(module).__name__}.forward no longer hands the attention function what it was given for self; "
+        "core_attention in attention.py finds the module and the call's past by it"
     )
 
 

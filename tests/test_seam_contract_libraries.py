@@ -280,6 +280,19 @@ def test_accelerate_calls_the_old_forward_that_stands_there_now():
     )
 
 
+def test_accelerate_hands_objects_it_does_not_know_on_as_they_are():
+    class Taking(torch.nn.Module):
+        def forward(self, x, ours=None):
+            return ours
+
+    module, ours = Taking(), object()
+    hooks.add_hook_to_module(module, hooks.AlignDevicesHook("cpu", io_same_device=True))
+    assert module(torch.zeros(2), ours=ours) is ours, (
+        "a keyword argument no longer comes through accelerate's hook as the object it was; core_passage in attention.py "
+        "tells by it that a call reached the attention function"
+    )
+
+
 def test_a_hook_knows_where_an_offloaded_module_runs():
     model = build("qwen3_vl")
     accelerate.cpu_offload(model, execution_device=torch.device("cpu"))
