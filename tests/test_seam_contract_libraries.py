@@ -288,8 +288,8 @@ def test_accelerate_hands_objects_it_does_not_know_on_as_they_are():
     module, ours = Taking(), object()
     hooks.add_hook_to_module(module, hooks.AlignDevicesHook("cpu", io_same_device=True))
     assert module(torch.zeros(2), ours=ours) is ours, (
-        "a keyword argument no longer comes through accelerate's hook as the object it was; core_passage in attention.py "
-        "tells by it that a call reached the attention function"
+        "a keyword argument no longer comes through accelerate's hook as the object it was; core_passage in "
+        "attention.py tells by it that a call reached the attention function"
     )
 
 
