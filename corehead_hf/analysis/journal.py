@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from corehead_hf.measuring.fingerprint import differences
+from corehead_hf.measuring.kept_lines import KeptLines
 
-_KIND, _FORMAT_VERSION = "journal of a corehead_hf study", 1
+_LINES = KeptLines("journal of a corehead_hf study", 1, "a study", "file", "its pass is made again")
 
 
 class Journal:
     """Numbers by key, kept in memory and, where there is a path, in a file of JSON lines.
 
-    The file's first line names what the numbers depend on; every further one is {"key": ..., "values": ...}. Lines are
-    only ever added, and each is on disk before append returns. A process killed while it writes leaves a last line
-    without an end: it is cut off when the file is opened again.
+    Every line of the file but the first is {"key": ..., "values": ...}. What a killed process left unfinished is cut
+    off when the file is opened again.
 
     Args:
         path: of the file, made if missing; None keeps nothing on disk.
@@ -59,7 +57,7 @@ class Journal:
         """Keep finite numbers under a key; on return they are on disk."""
         self._known[_line(key)] = values
         if self._file is not None:
-            _append(self._file, {"key": dict(key), "values": values.tolist()})
+            _LINES.append(self._file, [{"key": dict(key), "values": values.tolist()}])
 
     def close(self) -> None:
         """Close the file."""
@@ -68,71 +66,29 @@ class Journal:
             self._file = None
 
     def _read(self, path: Path, file: BinaryIO, fingerprint: Mapping[str, Any]) -> None:
-        head = {"kind": _KIND, "format_version": _FORMAT_VERSION, "fingerprint": dict(fingerprint)}
+        head = _LINES.head(fingerprint)
         file.seek(0)
         data = file.read()
         whole = data.rfind(b"\n") + 1
         if whole == 0:
-            if not _line(head).encode().startswith(data):  # else it is empty, or was cut short while it was begun
-                raise _no_journal(path)
+            if not _LINES.encode(head).startswith(data):  # else it is empty, or was cut short while it was begun
+                raise _LINES.foreign(path)
             file.truncate(0)
-            _append(file, head)
+            _LINES.append(file, [head])
             return
-        first, *rest = data[:whole].splitlines()
-        _refuse_other(path, _parsed(path, 1, first), json.loads(_line(head)))
-        for number, text in enumerate(rest, start=2):
-            found = _parsed(path, number, text)
+        for number, found in _LINES.read(path, data):
+            if number == 1:
+                _LINES.refuse_other(path, _LINES.fingerprint(path, found), fingerprint)
+                continue
             try:
                 self._known[_line(found["key"])] = np.array(found["values"], dtype=np.float64)
             except (KeyError, TypeError, ValueError):
-                raise _damaged(path, number) from None
+                raise _LINES.damaged(path, number) from None
         file.truncate(whole)
 
 
-def _line(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, allow_nan=False)
-
-
-def _append(file: BinaryIO, value: Any) -> None:
-    file.write(f"{_line(value)}\n".encode())
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _parsed(path: Path, number: int, text: bytes) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except ValueError:
-        raise _damaged(path, number) from None
-    if not isinstance(found, dict):
-        raise _damaged(path, number)
-    return found
-
-
-def _damaged(path: Path, number: int) -> ValueError:
-    return ValueError(
-        f"line {number} of {path} is damaged: it was altered after it was written. Take the line out, and its pass is "
-        "made again; or begin in another file."
-    )
-
-
-def _no_journal(path: Path) -> ValueError:
-    return ValueError(f"{path} is no journal of a study - nothing was written to it - give another file.")
-
-
-def _refuse_other(path: Path, kept: dict[str, Any], now: dict[str, Any]) -> None:
-    if kept.get("kind") != _KIND or not isinstance(kept.get("fingerprint"), dict):
-        raise _no_journal(path)
-    if kept.get("format_version") != _FORMAT_VERSION:
-        raise ValueError(
-            f"{path} is a journal of format_version {kept.get('format_version')!r:.40} - this version of corehead_hf "
-            f"writes {_FORMAT_VERSION} - begin in another file."
-        )
-    if differing := differences(kept["fingerprint"], now["fingerprint"]):
-        raise ValueError(
-            f"{path} holds a study of another configuration: {'; '.join(differing)}. Numbers of both would not mix; "
-            "resume with the settings it was begun with, or begin in another file."
-        )
+def _line(key: Any) -> str:
+    return json.dumps(key, sort_keys=True, allow_nan=False)
 
 
 def _lock(file: BinaryIO, path: Path) -> None:

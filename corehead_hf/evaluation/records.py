@@ -1,22 +1,19 @@
 """Answers on disk: JSON lines, only ever added, safe against a kill at any moment.
 
 A folder holds answers-00000.jsonl, answers-00001.jsonl, ...: every process of every run writes a file of its own and
-never changes another. A file's first line names what the answers depend on, every further one is an Answer. A process
-killed while writing leaves a last line without an end: it is ignored, and its example answered again.
+never changes another. Every line but the first is an Answer. What a killed process left unfinished is answered again.
 """
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from corehead_hf.measuring.fingerprint import differences
+from corehead_hf.measuring.kept_lines import KeptLines
 
-_KIND, _FORMAT_VERSION = "answers of a corehead_hf evaluation", 1
+_LINES = KeptLines("answers of a corehead_hf evaluation", 1, "answers", "folder", "its example is answered again")
 _NAMES = "answers-*.jsonl"
 
 
@@ -79,7 +76,7 @@ class Answers:
         if self._folder.is_file():
             raise ValueError(f"{folder} was given; it is a file, and answers are kept in a folder. Give a folder.")
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._fingerprint = json.loads(json.dumps(dict(fingerprint)))
+        self._fingerprint = dict(fingerprint)
         self._known = _known(self._folder, self._fingerprint)
         self._ids = {answer.index: answer.id for answer in self._known.values()}
         self._file: BinaryIO | None = None
@@ -101,20 +98,14 @@ class Answers:
         """Write answers; on return they are on disk."""
         if self._file is None:
             self._file = _new_file(self._folder)
-            self._write([{"kind": _KIND, "format_version": _FORMAT_VERSION, "fingerprint": self._fingerprint}])
-        self._write([asdict(answer) for answer in answers])
+            _LINES.append(self._file, [_LINES.head(self._fingerprint)])
+        _LINES.append(self._file, [asdict(answer) for answer in answers])
 
     def close(self) -> None:
         """Close this process's file."""
         if self._file is not None:
             self._file.close()
             self._file = None
-
-    def _write(self, values: Sequence[Mapping[str, Any]]) -> None:
-        assert self._file is not None
-        self._file.write(b"".join(f"{json.dumps(value, allow_nan=False)}\n".encode() for value in values))
-        self._file.flush()
-        os.fsync(self._file.fileno())
 
 
 def read_answers(folder: str | Path) -> Iterator[Answer]:
@@ -140,11 +131,11 @@ def _known(folder: Path, fingerprint: Mapping[str, Any] | None) -> dict[tuple[in
     indices: dict[str | None, int] = {}
     ids: dict[int, str | None] = {}
     for path in sorted(folder.glob(_NAMES)):
-        for number, value in _lines(path):
+        for number, value in _LINES.read(path, path.read_bytes()):
             if number == 1:
-                kept = _checked_head(path, value)
+                kept = _LINES.fingerprint(path, value)
                 fingerprint = kept if fingerprint is None else fingerprint
-                _refuse_other(path, kept, fingerprint)
+                _LINES.refuse_other(path, kept, fingerprint)
                 continue
             answer = _answer(path, number, value)
             if ids.setdefault(answer.index, answer.id) != answer.id:
@@ -166,40 +157,6 @@ def _known(folder: Path, fingerprint: Mapping[str, Any] | None) -> dict[tuple[in
     return found
 
 
-def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(number, value) of every whole line."""
-    data = path.read_bytes()
-    for number, text in enumerate(data[: data.rfind(b"\n") + 1].splitlines(), start=1):
-        try:
-            value = json.loads(text)
-        except ValueError:
-            value = None
-        if not isinstance(value, dict):
-            raise _damaged(path, number)
-        yield number, value
-
-
-def _checked_head(path: Path, head: Mapping[str, Any]) -> dict[str, Any]:
-    """The fingerprint that a file's first line holds."""
-    fingerprint, version = head.get("fingerprint"), head.get("format_version")
-    if head.get("kind") != _KIND or not isinstance(fingerprint, dict):
-        raise ValueError(f"{path} holds no answers of an evaluation; take it out of the folder.")
-    if version != _FORMAT_VERSION:
-        raise ValueError(
-            f"{path} has format_version {version!r:.40}; this version of corehead_hf reads {_FORMAT_VERSION}. Begin in "
-            "another folder."
-        )
-    return fingerprint
-
-
-def _refuse_other(path: Path, kept: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    if differing := differences(dict(kept), dict(now)):
-        raise ValueError(
-            f"{path} holds answers of another configuration: {'; '.join(differing)}. Answers of both would not mix; "
-            "resume with the settings it was begun with, or begin in another folder."
-        )
-
-
 def _answer(path: Path, number: int, value: dict[str, Any]) -> Answer:
     try:
         changes = tuple((str(kind), str(what)) for kind, what in value.pop("changes"))
@@ -209,15 +166,8 @@ def _answer(path: Path, number: int, value: dict[str, Any]) -> Answer:
     except (KeyError, TypeError, ValueError):
         sound = False
     if not sound or len(value) != len(fields(Answer)) - 1:
-        raise _damaged(path, number)
+        raise _LINES.damaged(path, number)
     return answer
-
-
-def _damaged(path: Path, number: int) -> ValueError:
-    return ValueError(
-        f"line {number} of {path} is damaged: it was altered after it was written. Take the line out, and its example "
-        "is answered again; or begin in another folder."
-    )
 
 
 def _new_file(folder: Path) -> BinaryIO:

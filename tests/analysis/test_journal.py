@@ -75,7 +75,7 @@ def test_another_configuration_is_refused_with_what_differs(tmp_path):
 def test_a_file_that_is_no_journal_is_left_alone(tmp_path, content):
     path = tmp_path / "study.jsonl"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="no journal of a study|line 1 of .* is damaged"):
+    with pytest.raises(ValueError, match="holds no journal of a corehead_hf study|line 1 of .* is damaged"):
         Journal(path, MARK)
     assert path.read_bytes() == content
 
@@ -95,7 +95,7 @@ def test_a_later_format_and_a_folder_are_refused(tmp_path):
     path = tmp_path / "study.jsonl"
     filled(path)
     path.write_text(path.read_text().replace('"format_version": 1', '"format_version": 2', 1))
-    with pytest.raises(ValueError, match="format_version 2 - this version of corehead_hf writes 1"):
+    with pytest.raises(ValueError, match="format_version 2; this version of corehead_hf writes 1"):
         Journal(path, MARK)
     with pytest.raises(ValueError, match=r"is a folder.*study\.jsonl"):
         Journal(tmp_path, MARK)

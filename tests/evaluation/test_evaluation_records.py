@@ -99,10 +99,10 @@ def test_other_files_are_refused(tmp_path):
     with pytest.raises(ValueError, match="00001.jsonl holds answers of another configuration"):
         list(read_answers(tmp_path))
     other.write_text(head.replace('"format_version": 1', '"format_version": 2'))
-    with pytest.raises(ValueError, match="format_version 2; this version of corehead_hf reads 1"):
+    with pytest.raises(ValueError, match="format_version 2; this version of corehead_hf writes 1"):
         list(read_answers(tmp_path))
     other.write_text('{"x": 1}\n')
-    with pytest.raises(ValueError, match="holds no answers of an evaluation"):
+    with pytest.raises(ValueError, match="holds no answers of a corehead_hf evaluation"):
         Answers(tmp_path, MARK)
     with pytest.raises(FileNotFoundError, match="no evaluation was kept there"):
         list(read_answers(tmp_path / "nowhere"))
