@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from corehead_hf.commands.loading import (
     add_data_arguments,
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 HELP = "score a model's answers to a benchmark, also with hybrid prefill or ablated heads"
 GROUPS = ("top", "bottom", "random", "layer_matched")  # as analysis.groups has them; --help needs no torch
+DRAWN = ("random", "layer_matched")
 VARIANTS = ("zero", "stream")
 SINK_SIZE, WINDOW_SIZE = 128, 2048
 # Data sets that give every question only where they are asked for what is to be answered, not measured.
@@ -114,6 +115,8 @@ def _check(arguments: argparse.Namespace) -> None:
         place = getattr(arguments, name)
         if place is not None and place.is_dir():
             raise ValueError(f"--{name} {place} is a folder; give a file.")
+    if arguments.answers is not None and arguments.answers.resolve() == arguments.out.resolve():
+        raise ValueError(f"--answers and --out are both {arguments.out}; one overwrites the other. Give two files.")
     changes = arguments.keep is not None or arguments.ablate is not None
     if changes != (arguments.head_map is not None):
         raise ValueError(
@@ -122,7 +125,8 @@ def _check(arguments: argparse.Namespace) -> None:
         )
     ablates, streams = arguments.ablate is not None, arguments.keep is not None or arguments.variant == "stream"
     for names, fits, needed in (
-        (("variant", "seed"), ablates, "--ablate GROUP COUNT"),
+        (("variant",), ablates, "--ablate GROUP COUNT"),
+        (("seed",), ablates and arguments.ablate[0] in DRAWN, "--ablate with random or layer_matched heads"),
         (("sink", "window"), streams, "--keep K, or --ablate with --variant stream"),
     ):
         for name in names:
@@ -175,11 +179,14 @@ def _written(path: Path | None) -> Iterator[Any]:
     if path is None:
         yield None
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:
+    with ExitStack() as stack:
+        files: list[IO[str]] = []
 
         def write(answer: Answer) -> None:
-            file.write(json.dumps(vars(answer)) + "\n")
+            if not files:  # only now: a run that is refused leaves the answers of an earlier one alone
+                path.parent.mkdir(parents=True, exist_ok=True)
+                files.append(stack.enter_context(path.open("w", encoding="utf-8")))
+            files[0].write(json.dumps(vars(answer)) + "\n")
 
         yield write
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from corehead_hf.data.example import Example
@@ -58,9 +57,9 @@ def data_options(examples: Iterable[Example]) -> dict[str, Any]:
         return {}
     options = {item.name: getattr(examples.source, item.name) for item in fields(examples.source)}
     return {
-        f"data {name}": value if isinstance(value, (str, int, float, type(None))) else repr(value)
+        f"data {name}": value if isinstance(value, (str, int, float, type(None))) else str(value)
         for name, value in options.items()
-        if name != "num_examples" and not isinstance(value, Path)
+        if name not in ("num_examples", "path")
     }
 
 

@@ -11,6 +11,7 @@ from string import ascii_uppercase
 
 from corehead_hf.data.example import Example
 from corehead_hf.scoring.scored import Scored
+from corehead_hf.scoring.text import without_reasoning
 
 MARKS = ",.!?;:'\""  # taken off both ends of the text, each once, in this order
 CHOICES = 4  # of an example that does not tell its options
@@ -65,5 +66,5 @@ def score_letter(text: str, example: Example) -> Scored:
     details["options"], where there, tells how many letters there are.
     """
     count = len(example.details.get("options", ())) or CHOICES
-    letter = extract_letter(text, ascii_uppercase[:count])
+    letter = extract_letter(without_reasoning(text), ascii_uppercase[:count])
     return Scored(float(letter == example.answer), letter)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from corehead_hf.data.example import Example
 from corehead_hf.scoring.scored import Scored, rule_of
-from corehead_hf.scoring.text import anls
+from corehead_hf.scoring.text import anls, without_reasoning
 
 NOT_ANSWERABLE = "not answerable"
 UNITS = (" miles", " mile", " million")  # taken off the end, each once, in this order
@@ -35,7 +35,7 @@ def score_rules(text: str, example: Example) -> Scored:
         ValueError: the format is unknown.
         ImportError: rapidfuzz is missing.
     """
-    said = text.strip()
+    said = without_reasoning(text)
     if not said:
         return Scored(0.0, None)
     rule = rule_of(_RULES, example, "mmlongbench-doc")
@@ -51,7 +51,8 @@ def answerable_f1(scores: Sequence[float], expected: Sequence[str], said: Sequen
         said: the generated texts, [N].
     """
     wanted = [score for score, answer in zip(scores, expected, strict=True) if _cleaned(answer) != NOT_ANSWERABLE]
-    given = [score for score, text in zip(scores, said, strict=True) if _cleaned(text) != NOT_ANSWERABLE]
+    texts = [_cleaned(without_reasoning(text)) for text in said]
+    given = [score for score, text in zip(scores, texts, strict=True) if text != NOT_ANSWERABLE]
     recall = sum(wanted) / len(wanted) if wanted else 0.0
     precision = sum(given) / len(given) if given else 0.0
     return 2 * recall * precision / (recall + precision) if recall + precision else 0.0

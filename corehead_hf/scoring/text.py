@@ -9,6 +9,23 @@ from collections import Counter
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
+REASONING = (("<think>", "</think>"), ("<analysis>", "</analysis>"))  # lmms-eval's default tags
+
+
+def without_reasoning(text: str) -> str:
+    """What a model says after thinking aloud, as lmms-eval (0.7.3, `api.reasoning`) takes it before it scores.
+
+    Blocks between tags go; where the prompt opened the block and only its end is said, all up to there. A block that is
+    never closed stays.
+    """
+    for start, end in REASONING:
+        while (first := text.find(start)) >= 0 and (last := text.find(end, first)) >= 0:
+            text = text[:first] + text[last + len(end) :]
+        if start not in text:
+            text = text.rpartition(end)[2]
+    return text.strip()
+
+
 def normalise(text: str) -> str:
     """Small letters, without ASCII punctuation and English articles, one space between words (SQuAD's rule)."""
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", text.lower().translate(_PUNCTUATION)).split())

@@ -38,6 +38,6 @@ if __name__ == "__main__":
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("dataset", "answer_format", "answer", "text", "parsed", "score"))
         for kind, answer, text in documents(600, seed=4, formats=FORMATS):
-            parsed = functions["parse_output"](text)
+            parsed = functions["parse_output"](f"Answer:{text}")  # as its eval.py does
             score = functions["eval_docqa_score"](answer, parsed, kind)
             writer.writerow(("mmlongbench", kind, answer, text, parsed, score))

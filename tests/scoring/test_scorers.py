@@ -83,7 +83,9 @@ def test_document_answers_by_hand(kind, answer, text, expected):
 
 
 def test_the_answer_stands_behind_its_prefix():
-    assert score("mmlongbench", "I think 3.\nAnswer: answer: 12 \n", "12", "Integer") == (1.0, "12")
+    assert score("mmlongbench", " Answer: 12 \n", "12", "Integer") == (1.0, "12")
+    # The harness finds the prompt's own "Answer:" first; a later one splits nothing.
+    assert score("mmlongbench", "I think 3. Answer: 12", "3", "Integer") == (1.0, "I think 3. Answer: 12")
     assert score("mmlongbench", "Answer:", "12", "Integer") == (0.0, None)
 
 
@@ -134,6 +136,19 @@ def test_f1_of_answerable_questions_by_hand():
     assert answerable_f1([0.0, 0.0], ["1", "2"], ["3", "4"]) == 0.0
     with pytest.raises(ValueError):
         answerable_f1([1.0], ["1"], [])
+
+
+@pytest.mark.parametrize(
+    "dataset, answer, kind",
+    [("mlvu", "B", None), ("video-mme", "B", None), ("mmlongbench-doc", "12", "Int"),
+     ("mmlongbench-doc", "Not answerable", "None"), ("mmlongbench-doc", "['red', 'blue']", "List")],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "thought", ["<think>It is A, 7.</think>\n\n", "It is A, 7.\n</think>\n\n", "<analysis>A 7</analysis>"]
+)
+def test_what_is_thought_aloud_is_not_scored_as_in_lmms_eval(dataset, answer, kind, thought):
+    assert score(dataset, thought + answer, answer, kind) == (1.0, answer)
+    assert answerable_f1([1.0, 1.0], ["12", "Not answerable"], ["12", thought + "Not answerable"]) == 1.0
 
 
 def test_exact_answers():
