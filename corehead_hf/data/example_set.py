@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, TypeAlias
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 from corehead_hf.data.example import Example
 from corehead_hf.data.report import Report
@@ -49,11 +49,13 @@ class Row:
         where: file and row, for messages.
         id: of its example, unique in the data set; None where the row is too broken to have one.
         build: makes the example; raises ValueError or Excluded.
+        content: what the data set's own file says of it, by which a resumed run sees that it was changed since.
     """
 
     where: str
     id: str | None
     build: Callable[[Note], Example]
+    content: Any = None
 
 
 def broken(where: str, error: ValueError) -> Row:

@@ -59,7 +59,7 @@ class JsonLines:
             except ValueError as error:
                 yield broken(where, error)
                 continue
-            yield Row(where, identity, partial(self._example, row, identity))
+            yield Row(where, identity, partial(self._example, row, identity), row)
 
     def _example(self, row: Mapping[str, Any], identity: str, note: Note) -> Example:
         question = question_of(row, "question")

@@ -70,7 +70,8 @@ class MLVU:
                     yield broken(where, error)
                     continue
                 if task in wanted:
-                    yield Row(where, f"{task}-{number}", partial(self._example, row, task, file, number, read))
+                    build = partial(self._example, row, task, file, number, read)
+                    yield Row(where, f"{task}-{number}", build, row)
                 elif task in OPEN_ENDED and self.tasks is None:
                     yield Row(where, f"{task}-{number}", partial(_open_ended, task))
 
@@ -125,10 +126,12 @@ def _task_of(row: Any) -> str:
 def _letter(row: Mapping[str, Any], options: Sequence[str]) -> str:
     """The letter of the right option: official rows name its text, lmms-eval's the letter."""
     answer = str(field(row, "answer", str, int, float))
-    if answer in options:
+    if "video" in row and answer in options:
         return ascii_uppercase[options.index(answer)]
     if answer and answer in ascii_uppercase[: len(options)]:
         return answer
+    if answer in options:
+        return ascii_uppercase[options.index(answer)]
     raise RowError("bad_row", f"'answer' is {answer!r}; expected one of {shown(options)}, or its letter.")
 
 

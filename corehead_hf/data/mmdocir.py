@@ -80,7 +80,7 @@ class MMDocIR:
                 if failure is not None:
                     yield broken(asked, failure)
                 else:
-                    yield Row(asked, identity, partial(self._example, qa, identity, parts))
+                    yield Row(asked, identity, partial(self._example, qa, identity, parts), qa)
 
     def _table(self) -> Path:
         return self._file("layouts.parquet" if self.mode == "interleaved" else "pages.parquet")

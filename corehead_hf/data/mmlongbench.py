@@ -76,7 +76,7 @@ class MMLongBench:
             except ValueError as error:
                 yield broken(where, error)
                 continue
-            yield Row(where, identity, partial(self._example, row, identity))
+            yield Row(where, identity, partial(self._example, row, identity), row)
 
     def _file(self) -> Path:
         name = f"documentQA/{self.task}_K{self.length}.jsonl"

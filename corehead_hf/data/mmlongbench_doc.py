@@ -67,7 +67,7 @@ class MMLongBenchDoc:
                 yield broken(where, error)
                 continue
             identity = f"{document}-{number}"
-            yield Row(where, identity, partial(self._example, row, document, identity, shown))
+            yield Row(where, identity, partial(self._example, row, document, identity, shown), row)
 
     def _files(self) -> list[Path]:
         names = ("data/samples.json", "samples.json", "data/*.parquet")
@@ -105,7 +105,7 @@ class MMLongBenchDoc:
                 raise
             note(error.reason, str(error))
         details = {"answer_format": kind, "doc_id": document}
-        content = (*range(len(media)), row["question"] + INSTRUCTION)
+        content = (*range(len(media)), question + INSTRUCTION)
         return Example(identity, media, question, answer, evidence, content, details=details)
 
     def _evidence(self, wanted: list[int], document: str, media: tuple[np.ndarray, ...]) -> tuple[Evidence, ...]:

@@ -89,7 +89,8 @@ class RefCOCOg:
             return
         build = self._with_pixels if pixels else self._from_folder
         for k, text in enumerate(expressions):
-            yield Row(f"{where} expression {k}", f"{identity}-{k}", partial(build, row, f"{identity}-{k}", text))
+            example = partial(build, row, f"{identity}-{k}", text)
+            yield Row(f"{where} expression {k}", f"{identity}-{k}", example, (row, text))
 
     def _with_pixels(self, row: Mapping[str, Any], identity: str, text: Any, note: Note) -> Example:
         x, y, width, height = numbers(field(row, "bbox", list), "bbox", 4)

@@ -87,7 +87,7 @@ class VideoMME:
                     yield broken(where, error)
                     continue
                 if self.duration in (None, duration):
-                    yield Row(where, identity, partial(self._example, row, identity, read))
+                    yield Row(where, identity, partial(self._example, row, identity, read), row)
 
     def _files(self) -> list[Path]:
         patterns = ("videomme/*.parquet", "*.parquet", "*.jsonl", "*.json")

@@ -73,7 +73,7 @@ class VidSTG:
             for kind, k, text in texts:
                 identity = f"{vid}-{number}-{kind[:-1]}-{k}"
                 build = partial(self._example, row, text, identity, clip, tubes.get(vid))
-                yield Row(f"{where} {kind[:-1]} {k}", identity, build)
+                yield Row(f"{where} {kind[:-1]} {k}", identity, build, (row, text))
 
     def _file(self) -> Path:
         name = f"{self.split}_annotations.json"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
@@ -30,6 +31,9 @@ from corehead_hf.scoring import AVERAGES, MAX_NEW_TOKENS, SCORERS, Average, Scor
 
 logger = logging.getLogger(__name__)
 
+# Kinds of skipped examples: what on_error is about, and what may be gone by the next run.
+_REFUSED = ("no_answer", "refused", "not_scored")
+_MENDABLE = ("out_of_memory", "missing_media", "corrupt_media", "frames_out_of_range")
 # Arguments of generate that evaluate gives itself.
 _OURS = ("max_new_tokens", "do_sample", "num_return_sequences", "return_dict_in_generate")
 
@@ -77,7 +81,8 @@ def evaluate(
 
     Raises:
         ValueError: nothing was answered, an id that stands twice, an unknown data set, a mode is on that no evaluation
-            can have, an argument is out of range, or a resume_from that holds another configuration or other data.
+            can have, an argument is out of range, or a resume_from that holds another configuration or other data
+                (pictures and videos are not compared), or with on_error="raise" examples that were skipped.
         ImportError: scipy is missing.
     """
     if scorer is None and dataset not in SCORERS:
@@ -97,7 +102,9 @@ def evaluate(
         settings = {"dataset": dataset, "scorer": _name(scorer), "batch_size": batch_size, "generation": options}
         settings |= {"generation_config": _digest(native.generation_config), **setting_mark(model)}
         settings |= {"average": str(average), **data_options(examples)}
-        keeping = closing(Answers(resume_from, fingerprint(native, processor, input_device(native), **settings)))
+        kept_answers = Answers(resume_from, fingerprint(native, processor, input_device(native), **settings))
+        _tell_skipped(kept_answers.skipped, resume_from, on_error, state.is_main_process)
+        keeping = closing(kept_answers)
     answerer = Answerer(model, processor, scorer, average, on_error, options)
     count = Count(examples, state.is_main_process)
     with keeping as kept, _progress(examples, state.is_main_process) as progress:
@@ -150,6 +157,24 @@ def _digest(generation_config: Any) -> str:
     """Hash of the checkpoint's defaults, which may hold a repetition penalty or the end of a turn."""
     text = json.dumps(generation_config.to_dict(), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _tell_skipped(skipped: Counter[str], folder: str | Path, on_error: str, is_main: bool) -> None:
+    """Say what an earlier run left out that this one would not have to, but does not try again.
+
+    Args:
+        skipped: of the examples kept in the folder.
+    """
+    refused = {kind: count for kind, count in skipped.items() if kind in _REFUSED}
+    if refused and on_error == "raise":
+        raise ValueError(
+            f"on_error='raise' was asked - {folder} holds examples that were skipped: {refused} - take their lines "
+            "out, or begin in another folder."
+        )
+    again = refused | {kind: count for kind, count in skipped.items() if kind in _MENDABLE}
+    if again and is_main:
+        advice = "take their lines out to have them tried"
+        logger.warning("%s holds skipped examples, which are not tried again: %s; %s.", folder, again, advice)
 
 
 def _name(scorer: Scorer) -> str:

@@ -6,14 +6,16 @@ never changes another. Every line but the first is an Answer. What a killed proc
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from corehead_hf.measuring.kept_lines import KeptLines
+from corehead_hf.measuring.slots import Slot, refuse_other_example
 
-_LINES = KeptLines("answers of a corehead_hf evaluation", 1, "answers", "folder", "its example is answered again")
+_LINES = KeptLines("answers of a corehead_hf evaluation", 2, "answers", "folder", "its example is answered again")
 _NAMES = "answers-*.jsonl"
 
 
@@ -36,6 +38,7 @@ class Answer:
         failure: of an example that was skipped: "no_answer", "refused", "out_of_memory" or "not_scored".
         reason: what went wrong, in words.
         changes: (kind, what) of a row that gave an example after a change, for that report.
+        mark: Slot.mark; "" where nothing is kept.
     """
 
     index: int
@@ -52,6 +55,7 @@ class Answer:
     failure: str | None = None
     reason: str | None = None
     changes: tuple[tuple[str, str], ...] = ()
+    mark: str = ""
 
     @property
     def skipped(self) -> str | None:
@@ -78,21 +82,22 @@ class Answers:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._fingerprint = dict(fingerprint)
         self._known = _known(self._folder, self._fingerprint)
-        self._ids = {answer.index: answer.id for answer in self._known.values()}
+        self._seen = {answer.index: (answer.id, answer.mark) for answer in self._known.values()}
         self._file: BinaryIO | None = None
 
-    def get(self, index: int, example_id: str | None, width: int) -> Answer | None:
-        """The answer to the example at a place of the data, given in a batch of this width, or None.
+    @property
+    def skipped(self) -> Counter[str]:
+        """Of the examples that have no score here, how many for which reason."""
+        return Counter(answer.skipped for answer in self._known.values() if answer.skipped)
+
+    def get(self, slot: Slot, width: int) -> Answer | None:
+        """The answer to a slot's example, given in a batch of this width, or None.
 
         Raises:
-            ValueError: another example was answered at this place.
+            ValueError: another example was answered at this place, or the data said something else of it.
         """
-        if index in self._ids and self._ids[index] != example_id:
-            raise ValueError(
-                f"{self._folder}: the data has example {example_id!r} at {index}, the run that is resumed had "
-                f"{self._ids[index]!r} there. Resume with the same data in the same order, or begin in another folder."
-            )
-        return self._known.get((index, width))
+        refuse_other_example(self._folder, slot, self._seen.get(slot.index))
+        return self._known.get((slot.index, width))
 
     def append(self, answers: Sequence[Answer]) -> None:
         """Write answers; on return they are on disk."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import torch
 from accelerate import PartialState
@@ -12,14 +13,17 @@ from accelerate.utils import gather_object
 
 from corehead_hf.measuring.slots import Slot
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")  # with a field `mark`
 
 
 class Kept(Protocol[T]):
     """What earlier runs found out, and room for more, such as Shards."""
 
-    def get(self, index: int, example_id: str | None, width: int) -> T | None:
-        """What is known of the example at a place of the data in a batch of this width, or None."""
+    def get(self, slot: Slot, width: int) -> T | None:
+        """What is known of a slot's example in a batch of this width, or None."""
 
     def append(self, outcomes: Sequence[T], /) -> None:
         """Keep what was found out."""
@@ -71,9 +75,9 @@ def _finish(batch: list[Slot], read: Callable[[Sequence[Slot]], list[T]], kept: 
     """The batch's outcomes; where one is missing, the batch is handled again as it stands."""
     if kept is None:
         return read(batch)
-    known = [kept.get(slot.index, slot.id, len(batch)) for slot in batch]
+    known = [kept.get(slot, len(batch)) for slot in batch]
     if any(outcome is None for outcome in known):
-        fresh = read(batch)
+        fresh = [replace(outcome, mark=slot.mark) for slot, outcome in zip(batch, read(batch), strict=True)]
         kept.append([outcome for outcome, old in zip(fresh, known, strict=True) if old is None])
         known = [old or outcome for outcome, old in zip(fresh, known, strict=True)]
     return [outcome for outcome in known if outcome is not None]

@@ -21,6 +21,7 @@ class Outcome:
         reason: why there is no RAM.
         row_error: of a row that gave no example, its kind in the data set's report.
         changes: (kind, what) of a row that gave an example after a change, for that report.
+        mark: Slot.mark; "" where nothing is kept.
     """
 
     index: int
@@ -32,3 +33,4 @@ class Outcome:
     reason: str | None = None
     row_error: str | None = None
     changes: tuple[tuple[str, str], ...] = ()
+    mark: str = ""

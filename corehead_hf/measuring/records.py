@@ -48,7 +48,9 @@ class Place:
 
 def pack(outcome: Outcome) -> bytes:
     """An outcome as a record."""
-    header = {name: getattr(outcome, name) for name in ("index", "id", "width", "reason", "row_error", "changes")}
+    header = {
+        name: getattr(outcome, name) for name in ("index", "id", "width", "reason", "row_error", "changes", "mark")
+    }
     parts = []
     if outcome.ram is not None:
         header["heads"] = list(outcome.ram.shape)

@@ -19,6 +19,7 @@ from typing import Any
 from corehead_hf.measuring.fingerprint import differences
 from corehead_hf.measuring.outcome import Outcome
 from corehead_hf.measuring.records import Place, pack, scan, unpack
+from corehead_hf.measuring.slots import Slot, refuse_other_example
 
 logger = logging.getLogger(__name__)
 
@@ -44,23 +45,20 @@ class Shards:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._key = _claim(self._folder, fingerprint)
         self._places = _index(self._folder, self._key)
-        self._ids = {place.header["index"]: place.header["id"] for place in self._places.values()}
+        headers = [place.header for place in self._places.values()]
+        self._seen = {header["index"]: (header["id"], header.get("mark", "")) for header in headers}
         self._file: int | None = None
         if self._places:
-            logger.info("%s holds %d examples of this run", self._folder, len(self._ids))
+            logger.info("%s holds %d examples of this run", self._folder, len(self._seen))
 
-    def get(self, index: int, example_id: str | None, width: int) -> Outcome | None:
-        """The outcome of the example at a place of the data, measured in a batch of this width, or None.
+    def get(self, slot: Slot, width: int) -> Outcome | None:
+        """The outcome of a slot's example, measured in a batch of this width, or None.
 
         Raises:
-            ValueError: another example was measured at this place.
+            ValueError: another example was measured at this place, or the data said something else of it.
         """
-        if index in self._ids and self._ids[index] != example_id:
-            raise ValueError(
-                f"{self._folder}: the data has example {example_id!r} at {index}, the run that is resumed had "
-                f"{self._ids[index]!r} there. Resume with the same data in the same order, or begin in another folder."
-            )
-        place = self._places.get((index, width))
+        refuse_other_example(self._folder, slot, self._seen.get(slot.index))
+        place = self._places.get((slot.index, width))
         return None if place is None else unpack(place)
 
     def append(self, outcomes: Sequence[Outcome]) -> None:

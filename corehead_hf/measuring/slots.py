@@ -6,9 +6,12 @@ or an earlier run has measured. Any other iterable holds its examples ready made
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from corehead_hf.data.example import Example
@@ -18,11 +21,16 @@ from corehead_hf.measuring.outcome import Outcome
 
 @dataclass(frozen=True, eq=False)
 class Slot:
-    """One place of the data: its example can be built, once it is known to be needed."""
+    """One place of the data: its example can be built, once it is known to be needed.
+
+    Attributes:
+        mark: hash of what the data say of the example, its pictures and videos left out; "" where that is not known.
+    """
 
     index: int
     id: str | None
     build: Callable[[], tuple[Example, Changes]]
+    mark: str = ""
 
 
 def slots(examples: Iterable[Example]) -> Iterator[Slot]:
@@ -36,7 +44,7 @@ def slots(examples: Iterable[Example]) -> Iterator[Slot]:
         for index, row in enumerate(examples.source.iter_rows()):
             build = partial(build_example, row, row.id in seen, examples.on_error)
             # A row that repeats an id has none of its own.
-            yield Slot(index, None if row.id in seen else row.id, build)
+            yield Slot(index, None if row.id in seen else row.id, build, _mark(row.content))
             if row.id is not None:
                 seen.add(row.id)
         return
@@ -48,7 +56,8 @@ def slots(examples: Iterable[Example]) -> Iterator[Slot]:
                 "give each its own."
             )
         places[example.id] = index
-        yield Slot(index, example.id, partial(_ready, example))
+        content = {name: value for name, value in vars(example).items() if name != "media"}
+        yield Slot(index, example.id, partial(_ready, example), _mark(content))
 
 
 def data_options(examples: Iterable[Example]) -> dict[str, Any]:
@@ -61,6 +70,38 @@ def data_options(examples: Iterable[Example]) -> dict[str, Any]:
         for name, value in options.items()
         if name not in ("num_examples", "path")
     }
+
+
+def refuse_other_example(folder: Path, slot: Slot, kept: tuple[str | None, str] | None) -> None:
+    """Raise where an earlier run kept another example than a slot's at its place of the data.
+
+    Args:
+        folder: where it kept it.
+        kept: its id and mark; None where nothing is kept of the place.
+
+    Raises:
+        ValueError: the ids differ, or both marks are known and differ.
+    """
+    if kept is None:
+        return
+    identity, mark = kept
+    if identity != slot.id:
+        raise ValueError(
+            f"{folder}: the data has example {slot.id!r} at {slot.index}, the run that is resumed had {identity!r} "
+            "there. Resume with the same data in the same order, or begin in another folder."
+        )
+    if mark and slot.mark and mark != slot.mark:
+        raise ValueError(
+            f"{folder}: what the data say of example {slot.id!r} at {slot.index} was changed since the run that is "
+            "resumed. Resume with the data as they were, or begin in another folder."
+        )
+
+
+def _mark(content: Any) -> str:
+    if content is None:
+        return ""
+    text = json.dumps(content, sort_keys=True, default=repr)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _ready(example: Example) -> tuple[Example, Changes]:

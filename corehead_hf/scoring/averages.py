@@ -45,7 +45,7 @@ class Average:
         if self.group not in details:
             raise ValueError(
                 f"an example's details are {dict(details)!r:.160}; its group is asked by {self.group!r}. Load it by "
-                "the data set that is scored, or average without groups."
+                "the data set that is scored, the two of MMLongBench with answering=True, or average without groups."
             )
         return str(details[self.group])
 

@@ -51,9 +51,10 @@ def test_both_packagings_give_the_same_question(tmp_path):
 @pytest.mark.parametrize("suffix", ["parquet", "jsonl", "json"])
 def test_rows_come_from_every_kind_of_file(tmp_path, suffix):
     rows = [mlvu_row(task=task, answer=letter) for task, letter in (("needle", "A"), ("order", "D"))]
+    rows.append(mlvu_row(answer="A", candidates=["B", "A", "C", "D"]))  # here the answer is a letter, not a text
     examples = data.load("mlvu", dev(tmp_path, rows, suffix), frames=2)
-    assert [(e.id, e.answer) for e in examples] == [("needle-0", "A"), ("order-1", "D")]
-    first, second = examples
+    assert [(e.id, e.answer) for e in examples] == [("needle-0", "A"), ("order-1", "D"), ("plotQA-2", "A")]
+    first, second, _ = examples
     assert first.media[0] is second.media[0]  # questions about one video: decoded once
 
 

@@ -353,6 +353,19 @@ def test_a_resumed_run_answers_only_what_is_missing(setting, run, tmp_path, gene
     assert run(resume_from=tmp_path).seconds == again.seconds and len(calls) == 1
 
 
+def test_what_an_earlier_run_skipped_is_told_and_not_passed_over(run, tmp_path, caplog):
+    path = write_rows(tmp_path, [{}, {"media": ["gone.png"]}, {"answer": " "}, {"question": ""}])
+    examples, folder = load("jsonl", path, on_error="skip"), tmp_path / "kept"
+    options = {"dataset": "jsonl", "resume_from": folder}
+    first = run(examples, **options)
+    assert not any("not tried again" in r.getMessage() for r in caplog.records)
+    assert run(examples, **options).skipped == first.skipped
+    told = [r.getMessage() for r in caplog.records if "not tried again" in r.getMessage()]
+    assert len(told) == 1 and "{'no_answer': 1, 'missing_media': 1}" in told[0]
+    with pytest.raises(ValueError, match="on_error='raise' was asked - .* skipped: {'no_answer': 1} - take"):
+        run(examples, on_error="raise", **options)
+
+
 def test_another_run_does_not_resume(setting, run, tmp_path):
     model, _, head_map, examples = setting
     run(resume_from=tmp_path)
@@ -366,6 +379,10 @@ def test_another_run_does_not_resume(setting, run, tmp_path):
     refused("scorer: 'corehead_hf.scoring.scored.exact_match' there / '.*_Other' now", scorer=_Other())
     refused("average: .* there / .*duration", average=Average(also=("duration",)))
     refused("generation", generation={"min_new_tokens": 1})
+    refused(
+        f"what the data say of example '{examples[0].id}' at 0 was changed",
+        given=[replace(examples[0], answer="other"), *examples[1:]],
+    )
     refused(f"has example '{examples[1].id}' at 0", given=[examples[1], examples[0], *examples[2:]])
     with model.ablate_heads(head_map.top(1)):
         refused("AblateHeads: None there / .*1 of 48")

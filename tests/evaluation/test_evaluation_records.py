@@ -8,6 +8,7 @@ from answers_by_hand import answer, skipped
 
 from corehead_hf.evaluation import Answer, read_answers
 from corehead_hf.evaluation.records import Answers
+from corehead_hf.measuring.slots import Slot
 
 MARK = {"batch_size": 4, "data path": None}
 GIVEN = [
@@ -16,6 +17,10 @@ GIVEN = [
     Answer(2, None, 4, row_error="bad_row", reason="broken"),
     answer(3, 1 / 3),
 ]  # fmt: skip
+
+
+def slot(answer, mark=""):
+    return Slot(answer.index, answer.id, None, mark)
 
 
 def filled(folder, answers=GIVEN, mark=MARK):
@@ -30,8 +35,8 @@ def test_what_is_kept_is_what_is_read(tmp_path):
     path = filled(tmp_path / "new")
     assert list(read_answers(path.parent)) == GIVEN
     again = Answers(path.parent, MARK)
-    assert [again.get(a.index, a.id, 4) for a in GIVEN] == GIVEN
-    assert again.get(0, "e0", 3) is None and again.get(7, "e7", 4) is None
+    assert [again.get(slot(a), 4) for a in GIVEN] == GIVEN
+    assert again.get(Slot(0, "e0", None), 3) is None and again.get(Slot(7, "e7", None), 4) is None
     again.close()
     assert [path.name for path in path.parent.iterdir()] == ["answers-00000.jsonl"], (
         "a run that adds nothing writes none"
@@ -46,7 +51,7 @@ def test_cut_at_any_byte_what_was_whole_is_kept_and_the_rest_can_be_added(tmp_pa
     for size in range(0, len(data), 17):
         path.write_bytes(data[:size])
         kept = Answers(tmp_path, MARK)
-        known = [kept.get(a.index, a.id, 4) for a in GIVEN]
+        known = [kept.get(slot(a), 4) for a in GIVEN]
         whole = max(0, sum(end <= size for end in lines) - 1)
         assert known == GIVEN[:whole] + [None] * (4 - whole)
         kept.append([a for a, old in zip(GIVEN, known, strict=True) if old is None])
@@ -98,8 +103,8 @@ def test_other_files_are_refused(tmp_path):
     other.write_text(head.replace('"batch_size": 4', '"batch_size": 8'))
     with pytest.raises(ValueError, match="00001.jsonl holds answers of another configuration"):
         list(read_answers(tmp_path))
-    other.write_text(head.replace('"format_version": 1', '"format_version": 2'))
-    with pytest.raises(ValueError, match="format_version 2; this version of corehead_hf writes 1"):
+    other.write_text(head.replace('"format_version": 2', '"format_version": 3'))
+    with pytest.raises(ValueError, match="format_version 3; this version of corehead_hf writes 2"):
         list(read_answers(tmp_path))
     other.write_text('{"x": 1}\n')
     with pytest.raises(ValueError, match="holds no answers of a corehead_hf evaluation"):
@@ -133,6 +138,15 @@ def test_the_same_answer_twice_may_have_taken_another_time(tmp_path):
     kept.append([replace(GIVEN[0], seconds=9.0), replace(GIVEN[3], width=2, text="wider")])
     kept.close()
     assert list(read_answers(tmp_path)) == GIVEN, "of two widths the wider batch's counts"
-    assert Answers(tmp_path, MARK).get(3, "e3", 2).text == "wider"
+    assert Answers(tmp_path, MARK).get(Slot(3, "e3", None), 2).text == "wider"
     with pytest.raises(ValueError, match="has example 'z' at 3, the run that is resumed had 'e3'"):
-        Answers(tmp_path, MARK).get(3, "z", 4)
+        Answers(tmp_path, MARK).get(Slot(3, "z", None), 4)
+
+
+def test_an_example_that_says_something_else_now_is_refused(tmp_path):
+    filled(tmp_path, [replace(GIVEN[0], mark="a"), *GIVEN[1:]])
+    kept = Answers(tmp_path, MARK)
+    assert kept.get(slot(GIVEN[0], "a"), 4).text == GIVEN[0].text
+    with pytest.raises(ValueError, match="what the data say of example 'e0' at 0 was changed"):
+        kept.get(slot(GIVEN[0], "b"), 4)
+    assert kept.skipped == {GIVEN[1].skipped: 1, "bad_row": 1}

@@ -12,6 +12,7 @@ import torch
 from corehead_hf.measuring import read_measured
 from corehead_hf.measuring.outcome import Outcome
 from corehead_hf.measuring.shards import Shards
+from corehead_hf.measuring.slots import Slot
 
 PRINT = {"model": "tiny", "batch_size": 4, "base_model_revision": None}
 
@@ -33,6 +34,10 @@ def same(a, b):
     return equal and all(getattr(a, name) == getattr(b, name) for name in fields)
 
 
+def slot(index, identity, mark=""):
+    return Slot(index, identity, None, mark)
+
+
 def keep(folder, *outcomes):
     shards = Shards(folder, PRINT)
     shards.append(outcomes)
@@ -42,7 +47,7 @@ def keep(folder, *outcomes):
 
 def kept(folder, number):
     shards = Shards(folder, PRINT)
-    return [shards.get(index, f"é-{index}", 4) for index in range(number)]
+    return [shards.get(slot(index, f"é-{index}"), 4) for index in range(number)]
 
 
 def test_what_is_kept_comes_back(tmp_path):
@@ -55,8 +60,8 @@ def test_what_is_kept_comes_back(tmp_path):
     keep(tmp_path / "new" / "folder", *given)
     for back in (list(read_measured(tmp_path / "new" / "folder")), [*kept(tmp_path / "new" / "folder", 3)]):
         assert all(same(a, b) for a, b in zip(given, back, strict=False)) and len(back) >= 3
-    assert Shards(tmp_path / "new" / "folder", PRINT).get(3, None, 4).row_error == "bad_row"
-    assert Shards(tmp_path / "new" / "folder", PRINT).get(5, "é-5", 4) is None
+    assert Shards(tmp_path / "new" / "folder", PRINT).get(slot(3, None), 4).row_error == "bad_row"
+    assert Shards(tmp_path / "new" / "folder", PRINT).get(slot(5, "é-5"), 4) is None
 
 
 def test_the_layout_on_disk(tmp_path):
@@ -142,13 +147,22 @@ def test_shards_of_another_run_do_not_mix(tmp_path):
 def test_an_id_has_one_place_and_a_place_one_id(tmp_path):
     keep(tmp_path / "a", outcome(0))
     with pytest.raises(ValueError, match="the data has example 'x' at 0, the run that is resumed had 'é-0' there"):
-        Shards(tmp_path / "a", PRINT).get(0, "x", 4)
+        Shards(tmp_path / "a", PRINT).get(slot(0, "x"), 4)
     keep(tmp_path / "b", outcome(0), outcome(0, id="x"))
     with pytest.raises(ValueError, match="examples 'é-0' and 'x' both stand at 0"):
         Shards(tmp_path / "b", PRINT)
     keep(tmp_path / "c", outcome(0), outcome(7, id="é-0"))
     with pytest.raises(ValueError, match="example 'é-0' stands at 0 and at 7"):
         Shards(tmp_path / "c", PRINT)
+
+
+def test_an_example_that_says_something_else_now_is_refused(tmp_path):
+    keep(tmp_path, outcome(0, mark="a"), outcome(1))
+    shards = Shards(tmp_path, PRINT)
+    assert same(shards.get(slot(0, "é-0", "a"), 4), outcome(0)) and shards.get(slot(0, "é-0"), 4) is not None
+    assert shards.get(slot(1, "é-1", "b"), 4) is not None, "nothing was known of what the data said"
+    with pytest.raises(ValueError, match="what the data say of example 'é-0' at 0 was changed"):
+        shards.get(slot(0, "é-0", "b"), 4)
 
 
 def test_the_same_record_twice_is_one_and_another_result_is_refused(tmp_path):
@@ -165,6 +179,6 @@ def test_another_width_is_another_measurement(tmp_path):
     wide = outcome(0, ram=torch.zeros(2, 3))
     keep(tmp_path, outcome(0, width=1), wide)
     shards = Shards(tmp_path, PRINT)
-    assert same(shards.get(0, "é-0", 1), outcome(0, width=1)) and same(shards.get(0, "é-0", 4), wide)
-    assert shards.get(0, "é-0", 2) is None
+    assert same(shards.get(slot(0, "é-0"), 1), outcome(0, width=1)) and same(shards.get(slot(0, "é-0"), 4), wide)
+    assert shards.get(slot(0, "é-0"), 2) is None
     assert [same(o, wide) for o in read_measured(tmp_path)] == [True]

@@ -1,9 +1,13 @@
 """Slots of a data set: built only when needed, counted as iterating over the set counts."""
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from corehead_hf import Evidence, Example
+from corehead_hf.data import load
 from corehead_hf.data.example_set import ExampleSet, Excluded, NoExample, Row, RowError
 from corehead_hf.data.report import Report
 from corehead_hf.measuring.outcome import Outcome
@@ -75,3 +79,23 @@ def test_other_iterables():
     examples = ExampleSet(Source(), on_error="skip").without({"a"})
     assert [slot.id for slot in slots(examples)] == ["b", "d"]
     assert data_options([]) == {}
+
+
+def test_a_mark_tells_what_the_data_say(tmp_path):
+    row = {"media": ["page.png"], "question": "Which?", "answer": "red", "evidence": [{"media": 0}], "id": "a"}
+
+    def mark(**changes):
+        path = tmp_path / "own.jsonl"
+        path.write_text(json.dumps({**row, **changes}))
+        return next(slots(load("jsonl", path))).mark  # no picture is there: none is read
+
+    assert mark() == mark(**dict(reversed(row.items()))) != ""
+    assert (
+        len({mark(), mark(answer="blue"), mark(question="Who?"), mark(evidence=[{"media": 0, "box": [0, 0, 1, 1]}])})
+        == 4
+    )
+    given, changed = example("a"), example("a")
+    changed.media[0][:] = 255
+    assert next(slots([given])).mark == next(slots([changed])).mark, "pictures are left out"
+    for field, value in (("answer", "here"), ("question", "who?"), ("evidence", ()), ("details", {"task": "x"})):
+        assert next(slots([given])).mark != next(slots([replace(given, **{field: value})])).mark

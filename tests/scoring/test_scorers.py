@@ -44,6 +44,8 @@ def test_an_empty_answer_is_not_parsed_and_scores_nothing(dataset, text):
         ("a cat", None),  # small letters are none
         ("Dogs", "D"),  # any capital, at last
         ("E", None),
+        ("A1", "A"),
+        ("\tB\n", "B"),
     ],
 )
 def test_letters_by_hand(text, letter):
