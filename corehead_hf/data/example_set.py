@@ -86,7 +86,7 @@ def build_example(row: Row, repeated: bool, on_error: str) -> tuple[Example, Cha
         example = row.build(lambda reason, what: changes.append((reason, f"{row.where}: {what}")))
     except Excluded as why:
         raise NoExample(why.reason, f"{row.where}: {why}") from why
-    except ValueError as error:
+    except (ValueError, OSError) as error:  # OSError: of a name that no file can have
         if on_error == "raise":
             hint = "Mend the row, or take on_error='skip' to leave such rows out and count them."
             raise ValueError(f"{row.where}: {error} {hint}") from error

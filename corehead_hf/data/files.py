@@ -77,6 +77,8 @@ def json_array(path: Path) -> Iterator[tuple[int, Any]]:
             while place < len(text) and text[place] in " \t\r\n,":
                 place += 1
             if text.startswith("]", place):
+                if (text[place + 1 :] + file.read(CHUNK)).strip():
+                    raise ValueError(f"{path}: more stands behind the end of its list.")
                 return
             try:
                 value, place = decoder.raw_decode(text, place)

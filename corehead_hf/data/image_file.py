@@ -34,7 +34,7 @@ def read_image(source: Path | bytes, name: str | None = None, *, exif: bool = Fa
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
             picture.load()
             return _rgb(ImageOps.exif_transpose(picture) if exif else picture)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError) as error:
         raise RowError("corrupt_media", f"the image {name} cannot be decoded: {error}.") from error
 
 

@@ -60,8 +60,11 @@ class MLVU:
     def iter_rows(self) -> Iterator[Row]:
         """One row per question of the wanted tasks; rows whose task cannot be told are given too."""
         wanted, read = self._wanted(), lru_cache(maxsize=1)(read_video)  # questions about a video follow each other
+        before = 0  # rows of the data set in the files before; the official ones are one a task, each counted by itself
         for file in self._files():
+            count = before
             for where, number, row in table_rows(file):
+                number, count = before + number, count + 1
                 try:
                     if isinstance(row, RowError):
                         raise row
@@ -74,6 +77,7 @@ class MLVU:
                     yield Row(where, f"{task}-{number}", build, row)
                 elif task in OPEN_ENDED and self.tasks is None:
                     yield Row(where, f"{task}-{number}", partial(_open_ended, task))
+            before = 0 if file.parent.name == "json" else count
 
     def _wanted(self) -> tuple[str, ...]:
         if self.tasks is None:

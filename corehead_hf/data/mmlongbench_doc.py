@@ -134,7 +134,7 @@ def _evidence_pages(row: Mapping[str, Any]) -> list[int]:
     text = field(row, "evidence_pages", str)
     try:
         pages = sorted(set(integers(ast.literal_eval(text), "evidence_pages")))
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError) as error:
         raise RowError("bad_row", f"'evidence_pages' is {text!r}; expected a list of page numbers.") from error
     if not pages:
         raise Excluded("no_evidence", "the question has no evidence page.")

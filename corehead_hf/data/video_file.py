@@ -23,6 +23,9 @@ from corehead_hf.data.example_set import RowError
 WHOLE = 0.95
 # Containers that keep an index of their key frames: MP4 and MOV, Matroska and WebM. Others guess where one begins.
 INDEXED = ("mp4", "matroska")
+# Codecs with packets of their own for frames that are not shown: alternate references, pictures that are not coded.
+HIDING = ("vp8", "mpeg4")
+ATTACHED_PICTURE = 0x400  # of a stream's disposition: the cover
 
 
 def sample_evenly(first: int, last: int, count: int) -> tuple[int, ...]:
@@ -36,11 +39,16 @@ def sample_evenly(first: int, last: int, count: int) -> tuple[int, ...]:
 def frame_times(path: Path) -> np.ndarray:
     """Seconds from the first frame at which each frame is shown, rising, float64 [frames]; reads no pixels."""
     with _opened(path) as (container, stream):
-        stamps = [packet.pts for packet in container.demux(stream) if packet.size and packet.pts is not None]
+        stamps = [packet.pts for packet in container.demux(stream) if _shown(packet)]
         if not stamps:
             raise RowError("corrupt_media", f"the video {path} holds no frames with a time.")
         times = np.sort(np.array(stamps, dtype=np.float64)) * float(stream.time_base)
         return times - times[0]
+
+
+def _shown(packet: Any) -> bool:
+    """Whether a packet has a frame to be shown: an edit list hides those that only others are decoded from."""
+    return bool(packet.size) and packet.pts is not None and not packet.is_discard
 
 
 def frame_count(path: Path) -> int:
@@ -73,12 +81,17 @@ def read_frames(path: Path, frame_ids: Sequence[int]) -> np.ndarray:
     if not ids or ids[0] < 0 or any(later <= earlier for earlier, later in zip(ids, ids[1:], strict=False)):
         raise ValueError(f"frame_ids {ids} were asked of {path}; give numbers from 0, strictly rising.")
     frames = _sought(path, ids)
-    return np.stack(_counted(path, ids) if frames is None else frames)
+    if frames is None:
+        frames = _counted(path, ids)
+    if len(sizes := {frame.shape[1::-1] for frame in frames}) > 1:
+        shown = ", ".join(f"{width} x {height}" for width, height in sorted(sizes))
+        raise RowError("size_changes", f"the frames of {path} that were asked have several sizes: {shown} pixels.")
+    return np.stack(frames)
 
 
 def _index(container: Any, stream: Any) -> tuple[list[int], list[int]] | None:
     """Times of all frames and of the key frames, rising, in ticks; None where packets do not tell them one by one."""
-    if not set(INDEXED) & set(container.format.name.split(",")):
+    if not set(INDEXED) & set(container.format.name.split(",")) or stream.codec_context.name in HIDING:
         return None
     stamps, keys = [], []  # not the packets, which hold the whole file
     for packet in container.demux(stream):
@@ -94,8 +107,8 @@ def _sought(path: Path, ids: list[int]) -> list[np.ndarray] | None:
     """The frames, each decoded from the key frame before it; None where that is not sure to give them."""
     with _opened(path) as (container, stream):
         stamps, keys = _index(container, stream) or ([], [])
-        if ids[-1] >= len(stamps) or not keys or keys[0] > stamps[ids[0]]:
-            return None
+        if ids[-1] >= len(stamps) or not keys or keys[0] > stamps[0]:
+            return None  # frames in front of the first key frame may not come out
         stream.thread_type = "AUTO"
         frames: list[np.ndarray] = []
         decoder: Iterator[Any] = iter(())
@@ -138,18 +151,40 @@ def read_video(path: Path, frames: int | Sequence[int]) -> Video:
         RowError: as in read_frames; also of a file that is cut off, whose frames would be spread over a part of it.
     """
     ids = sample_evenly(0, _whole_count(path) - 1, frames) if isinstance(frames, int) else tuple(frames)
-    return Video(read_frames(path, ids), fps=frame_rate(path), frame_ids=ids)
+    try:
+        pixels = read_frames(path, ids)
+    except RowError as error:
+        if error.reason != "frames_out_of_range" or not isinstance(frames, int):
+            raise
+        ids = sample_evenly(0, _decoded_count(path) - 1, frames)  # some packets show nothing
+        pixels = read_frames(path, ids)
+    return Video(pixels, fps=frame_rate(path), frame_ids=ids)
+
+
+def _decoded_count(path: Path) -> int:
+    """Frames that come out of the file, all decoded."""
+    with _opened(path) as (container, stream):
+        stream.thread_type = "AUTO"
+        return max(1, sum(1 for _ in container.decode(stream)))
 
 
 def _whole_count(path: Path) -> int:
-    """Frames in the file, which must be about as many as its header tells, where it does."""
-    with _opened(path) as (_, stream):
-        told = stream.frames
-    found = frame_count(path)
-    if found < WHOLE * told:
-        raise RowError(
-            "corrupt_media", f"the video {path} is cut off: its header tells {told} frames, it holds {found}."
-        )
+    """Frames in the file, which must last about as long and be about as many as its header tells, where it does."""
+    found, begin, end, partial = frame_count(path), 0.0, 0.0, False
+    with _opened(path) as (container, stream):
+        told, kinds = stream.frames, set(container.format.name.split(","))
+        length = float(stream.duration * stream.time_base) if stream.duration else (container.duration or 0) / 1e6
+        for packet in container.demux(*[stream] * bool(stream.duration)):  # the file's length may be another stream's
+            partial |= packet.is_corrupt and bool(kinds & set(INDEXED))
+            if packet.size and packet.pts is not None:
+                begin = min(begin, float(packet.pts * packet.time_base))
+                end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+    seconds = end - begin
+    short = seconds < WHOLE * length - 1  # the last frame's own time may not be told
+    few = found < WHOLE * told and not ("mp4" in kinds and seconds >= WHOLE * length)  # an edit list hides frames
+    if few or short or partial:
+        tells, holds = (f"{told} frames", f"{found}") if few else (f"{length:.1f} s", f"{seconds:.1f} s")
+        raise RowError("corrupt_media", f"the video {path} is cut off: its header tells {tells}, it holds {holds}.")
     return found
 
 
@@ -162,9 +197,12 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
     if not path.is_file():
         raise RowError("missing_media", f"the video {path} does not exist.")
     try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
+        with av.open(str(path.absolute()), metadata_errors="replace") as container:  # titles may be in any encoding
+            streams = [
+                one for one in container.streams.video if one.codec_context and not one.disposition & ATTACHED_PICTURE
+            ]
+            if not streams:
                 raise RowError("corrupt_media", f"{path} holds no video.")
-            yield container, container.streams.video[0]
-    except av.error.FFmpegError as error:
+            yield container, streams[0]
+    except (av.error.FFmpegError, IndexError) as error:  # IndexError: PyAV, of a stream that begins late in the file
         raise RowError("corrupt_media", f"the video {path} cannot be decoded: {error}.") from error

@@ -131,6 +131,9 @@ def test_a_json_list_is_read_piece_by_piece(tmp_path):
         next(json_array(path))
     path.write_text("[]")
     assert list(json_array(path)) == []
+    path.write_text('[{"a": 1}]\n[{"b": 2}]\n')
+    with pytest.raises(ValueError, match="more stands behind the end of its list"):
+        list(json_array(path))
 
 
 def test_rows_by_number_are_read_in_one_pass(tmp_path, monkeypatch):

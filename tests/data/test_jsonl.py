@@ -155,3 +155,9 @@ def test_a_folder_is_refused(folder):
         data.load("jsonl", folder)
     with pytest.raises(ValueError, match="needs one JSON lines file"):
         data.load("jsonl", "folder/absent.jsonl")  # has the form of a Hub id
+
+
+def test_a_name_that_no_file_can_have_costs_its_row_only(folder):
+    long = "x" * 300 + ".mp4"
+    examples = load(folder, row(), row(media=[{"video": long, "frames": 2}]), on_error="skip")
+    assert len(list(examples)) == 1 and sum(examples.report.skipped.values()) == 1

@@ -140,3 +140,12 @@ def test_broken_lines_and_wrong_settings_are_named(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="holds no annotations of MLVU; looked for MLVU/json"):
         data.load("mlvu", tmp_path / "empty")
+
+
+def test_rows_of_several_shards_are_counted_on(tmp_path):
+    rows = [mlvu_row(task=task, answer="A") for task in ("needle", "order", "needle")]
+    write_video(tmp_path / "video" / "movie101_66.mp4", 20)
+    for number, part in enumerate((rows[:2], rows[2:])):
+        write_table(tmp_path / "data" / f"test-{number:05}-of-00002.parquet", part)
+    examples = data.load("mlvu", tmp_path, frames=2, videos=tmp_path / "video")
+    assert [e.id for e in examples] == ["needle-0", "order-1", "needle-2"]

@@ -141,11 +141,11 @@ def test_pages_of_the_doc_set_count_from_one(tmp_path):
 
 
 def test_rows_of_the_doc_set_that_cannot_be_measured_are_counted(tmp_path):
-    texts = ("[0]", "[]", "[2]", "[4]", "Not a list", "[1.5]")
+    texts = ("[0]", "[]", "[2]", "[4]", "Not a list", "[1.5]", "{[]}")
     write_doc(tmp_path, [*map(mmlongbench_doc_row, texts), mmlongbench_doc_row("[1]", doc_id="absent.pdf")])
     examples = data.load("mmlongbench-doc", tmp_path, pages=tmp_path / "pages", on_error="skip")
     assert [example.id for example in examples] == ["PH_2016.pdf-2"]
-    skipped = {"page_outside": 2, "no_evidence": 1, "bad_row": 2, "missing_media": 1}
+    skipped = {"page_outside": 2, "no_evidence": 1, "bad_row": 3, "missing_media": 1}
     assert examples.report.skipped == skipped
     with pytest.raises(ValueError, match=r"^samples\.json row 0: 'evidence_pages' is \[0\]; pages count from 1"):
         list(data.load("mmlongbench-doc", tmp_path, pages=tmp_path / "pages"))
