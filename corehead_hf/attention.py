@@ -8,9 +8,9 @@ Which modules are CoRe-aware is decided in patching.py, what a mode does in mode
 from __future__ import annotations
 
 import functools
-import sys
+import inspect
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 import torch
@@ -24,10 +24,18 @@ from corehead_hf.attention_call import Answer, AttentionCall, CoReState, Mode
 NAME = "corehead"
 
 
+class ModesOfCall:
+    """The modes that were on when the text model was called; travels through **kwargs down to every layer's call."""
+
+    def __init__(self, modes: list[Mode]) -> None:
+        self.modes = modes
+
+
 class _Passage:
     """One call of a module; travels through **kwargs, so that threads sharing the module do not meet."""
 
-    def __init__(self) -> None:
+    def __init__(self, modes: list[Mode]) -> None:
+        self.modes = modes
         self.reached = False
 
 
@@ -54,10 +62,10 @@ class _ModuleView:
     Attributes:
         module: what everything else is read from and written to.
         past: AttentionCall.past.
-        passage: of the call, None where forward was called by itself.
+        passage: of the call.
     """
 
-    def __init__(self, module: Any, past: int | torch.Tensor, passage: _Passage | None) -> None:
+    def __init__(self, module: Any, past: int | torch.Tensor, passage: _Passage) -> None:
         self.__dict__.update(module=module, past=past, passage=passage, config=_ConfigView(module.config))
 
     def __getattr__(self, name: str) -> Any:
@@ -81,24 +89,29 @@ class CoReAttention:
     config: Any
     layer_idx: int
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if not self.core_state.modes:
+    def __call__(self, *args: Any, core_modes: ModesOfCall | None = None, **kwargs: Any) -> Any:
+        kwargs.pop("core_passage", None)  # a hook kept the arguments of another call
+        modes = self.core_state.modes if core_modes is None else core_modes.modes
+        if not modes:
             return super().__call__(*args, **kwargs)  # type: ignore[misc]
-        passage = _Passage()
+        passage = _Passage(modes)
         output = super().__call__(*args, core_passage=passage, **kwargs)  # type: ignore[misc]
         if not passage.reached:
             raise RuntimeError(
                 f"layer {self.layer_idx} answered without the attention interface, past the modes that are on. Either "
-                "its forward was replaced on the instance: install CoRe after whatever did. Or this transformers "
-                "version no longer calls the interface there: use a version that the README lists."
+                "its forward was replaced by one that does not call CoRe's, or a hook dropped `core_passage` from its "
+                "keyword arguments: take that out. Or this transformers version no longer calls the interface there: "
+                "use a version that the README lists."
             )
         return output
 
     def forward(self, *args: Any, core_passage: _Passage | None = None, **kwargs: Any) -> Any:
         forward = self._native_forward(args, kwargs)
-        if core_passage is None and not self.core_state.modes:  # another thread may have taken them out by now
-            return forward(self, *args, **kwargs)
-        cache = kwargs.get("past_key_values")
+        if core_passage is None:
+            if not self.core_state.modes:
+                return forward(self, *args, **kwargs)
+            core_passage = _Passage(self.core_state.modes)
+        cache = kwargs.get("past_key_values", kwargs.get("past_key_value"))  # its name in transformers 4.57
         # Before the native forward updates the cache: this is the absolute position of the first query row.
         past: int | torch.Tensor = 0 if cache is None else cache.get_seq_length(self.layer_idx)
         if isinstance(past, torch.Tensor):
@@ -110,7 +123,7 @@ class CoReAttention:
         return self.native_class.forward
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return _rebuild, (self.native_class,), self.__dict__.copy()
+        return _rebuild, (self.native_class,), self.__getstate__()  # type: ignore[attr-defined]
 
 
 def _rebuild(native_class: type[nn.Module]) -> nn.Module:
@@ -137,6 +150,20 @@ def swap_class(module: Any, new_class: Any) -> None:
         bound = module.__dict__.get(name)
         if isinstance(bound, types.MethodType) and bound.__self__ is module and bound.__func__ is old_forward:
             module.__dict__[name] = types.MethodType(new_forward, module)
+
+
+def refuse_covered(modules: Iterable[nn.Module]) -> None:
+    """Raise where another class stands in front of CoRe's, before classes are swapped, which would lose it.
+
+    Raises:
+        RuntimeError: it does: FSDP's, where a wrapped model was sharded.
+    """
+    for module in modules:
+        if hasattr(type(module), "native_class") and "native_class" not in vars(type(module)):
+            raise RuntimeError(
+                f"{type(module).__name__} stands in front of CoRe's class and would be lost. Change CoRe before the "
+                "model is sharded, or install it after."
+            )
 
 
 def refuse_split_heads(model: nn.Module) -> None:
@@ -183,8 +210,7 @@ def core_attention(
             f"attn_implementation={NAME!r} was asked of a {type(view).__name__}; CoRe is not a backend that a config "
             "can name. Wrap the model with AutoCoReModel.from_model."
         )
-    if view.passage is not None:
-        view.passage.reached = True
+    view.passage.reached = True
     module = view.module
     num_heads = module.config.num_attention_heads
     if query.shape[1] != num_heads:
@@ -193,7 +219,7 @@ def core_attention(
             "devices. CoRe modes need whole layers; load with device_map instead of tp_plan."
         )
     call = AttentionCall(module, query, key, value, attention_mask, view.past, kwargs)
-    return _chain(module.core_state.modes, call)
+    return _chain(view.passage.modes, call)
 
 
 def _chain(modes: list[Mode], call: AttentionCall) -> Answer:
@@ -202,7 +228,7 @@ def _chain(modes: list[Mode], call: AttentionCall) -> Answer:
 
 def _dense_attention(call: AttentionCall) -> Answer:
     if call.implementation == "eager":
-        attend = sys.modules[call.module.native_class.__module__].eager_attention_forward
+        attend = inspect.unwrap(call.module.native_class.forward).__globals__["eager_attention_forward"]
     else:
         attend = ALL_ATTENTION_FUNCTIONS[call.implementation]
     return attend(call.module, call.query, call.key, call.value, call.attention_mask, **call.kwargs)

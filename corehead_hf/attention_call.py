@@ -163,6 +163,14 @@ class AttentionCall:
                 "needs one sequence per batch row. Pad the batch instead."
             )
 
+    def refuse_dropout(self, what: str) -> None:
+        """Raise in training with attention dropout, which nothing of ours that stands in for a backend has."""
+        if self.kwargs.get("dropout"):
+            raise ValueError(
+                f"{what} was asked with attention_dropout={self.kwargs['dropout']} in training; it has no dropout. Set "
+                "attention_dropout = 0 in the text model's configuration before loading, or turn the mode off."
+            )
+
     def _begins_twice(self) -> bool:
         """Whether a flash backend tells sequences of one row apart, by the rule of transformers' flash utilities."""
         positions = self.kwargs.get("position_ids")

@@ -109,8 +109,9 @@ class CoReModelMixin:
                 length and the layer's dense heads (kernels.cost; `corehead autotune` measures the rates it uses) and
                 says so once. 0 streams at any length beyond the window: for studies, and for small models.
             fuse: also run norms, rotary positions and SiLU as fused kernels, and the last layer for the last token
-                only where no more is asked for: the same to rounding, in dense prefill and decode as well. Without
-                Triton (a CPU) only norms and the last layer change. Not where gradients are needed.
+                only where no more is asked for: the same to rounding, in dense prefill and decode as well. Hooks
+                on the last layer and the final norm see that token alone. Without Triton (a CPU) only norms and the
+                last layer change. Not where gradients are needed.
 
         Raises:
             ValueError: keep without a head map, keep and heads both or neither, a value out of range, an unknown
@@ -217,11 +218,12 @@ class CoReModelMixin:
     def _turned_on(self, mode: Any) -> Iterator[Any]:
         known: Mode = mode
         refuse_split_heads(native_model(self))
-        self.core_state.add(known)
+        state = self.core_state  # the block may take CoRe out
+        state.add(known)
         try:
             yield mode
         finally:
-            self.core_state.remove(known)
+            state.remove(known)
 
     def _text_config(self) -> Any:
         return native_model(self).config.get_text_config()

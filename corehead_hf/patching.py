@@ -15,14 +15,24 @@ from typing import Any
 from torch import nn
 from transformers import AttentionInterface
 
-from corehead_hf.attention import NAME, CoReAttention, core_attention, core_class, swap_class
+from corehead_hf.attention import (
+    NAME,
+    CoReAttention,
+    ModesOfCall,
+    core_attention,
+    core_class,
+    refuse_covered,
+    swap_class,
+)
 from corehead_hf.attention_call import CoReState
 from corehead_hf.families import Family, family_of
 
 
 def native_model(model: Any) -> Any:
-    """The transformers model inside a PEFT wrapper, or the model itself."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+    """The transformers model inside the wrappers of PEFT and torch.compile, or the model itself."""
+    model = getattr(model, "_orig_mod", model)
+    model = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return getattr(model, "_orig_mod", model)
 
 
 def decoder_attentions(model: Any) -> list[Any]:
@@ -69,6 +79,13 @@ def install_core(model: Any, mixin: type) -> None:
             f"layers {[module.layer_idx for module in attentions]}. This transformers version is not supported; "
             "the README lists those that are."
         )
+    for module in attentions:
+        forward = module.__dict__.get("_old_forward", module.__dict__.get("forward"))
+        if forward is not None and getattr(forward, "__func__", None) is not type(module).forward:
+            raise RuntimeError(
+                f"the forward of layer {module.layer_idx}'s {type(module).__name__} was replaced on the instance, and "
+                "would run past CoRe's modes. Install CoRe first, then replace it by a function that calls the old one."
+            )
     AttentionInterface.register(NAME, core_attention)
     state = CoReState()
     for module in attentions:
@@ -83,12 +100,14 @@ def uninstall_core(model: Any) -> None:
     """Give back exactly what install_core got: classes, attributes, hooks. The weights were never touched.
 
     Raises:
-        RuntimeError: CoRe is not installed in this model.
+        RuntimeError: CoRe is not installed in this model, or FSDP put its classes in front since.
     """
     model = native_model(model)
     if "core_state" not in model.__dict__:
         raise RuntimeError("CoRe is not installed in this model; there is nothing to take out.")
-    for module in decoder_attentions(model):
+    attentions = decoder_attentions(model)
+    refuse_covered([model, *attentions])
+    for module in attentions:
         del module.core_state
         swap_class(module, module.native_class)
     text_model = family_of(model).text_model(model)
@@ -103,11 +122,12 @@ def uninstall_core(model: Any) -> None:
 def _prepare_text_call(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
     """Let the modes that are on see the text model's call before transformers builds a mask from it."""
     state: CoReState = decoder_state(module)
-    for mode in state.modes:
+    modes = state.modes
+    for mode in modes:
         prepare = getattr(mode, "prepare", None)
         if prepare is not None:
             kwargs = prepare(module, kwargs)
-    return args, kwargs
+    return args, {**kwargs, "core_modes": ModesOfCall(modes)} if modes else kwargs
 
 
 def decoder_state(text_model: nn.Module) -> CoReState:
@@ -123,13 +143,17 @@ def _mixed_class(native_class: type, mixin: type) -> type:
         "__module__": native_class.__module__,
         "__qualname__": native_class.__qualname__,
         "__doc__": native_class.__doc__,
-        "__reduce_ex__": lambda self, protocol: (_rebuild, (native_class, mixin), self.__dict__.copy()),
+        "__reduce_ex__": lambda self, protocol: (_rebuild, (native_class, mixin), self.__getstate__()),
         "__deepcopy__": _copy_model,
         "native_class": native_class,
-        # type(model)(config) and model.from_pretrained() give native models, in which CoRe can be installed.
-        "__new__": lambda cls, *args, **kwargs: native_class(*args, **kwargs),
+        "__new__": _new,
     }
     return type(native_class.__name__, (mixin, native_class), body)
+
+
+def _new(cls: Any, *args: Any, **kwargs: Any) -> Any:
+    """Native models of type(model)(config) and model.from_pretrained(); a bare one where replication gives nothing."""
+    return cls.native_class(*args, **kwargs) if args or kwargs else object.__new__(cls)
 
 
 def _copy_model(model: Any, memo: dict[int, Any]) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -150,27 +150,51 @@ def read_video(path: Path, frames: int | Sequence[int]) -> Video:
     Raises:
         RowError: as in read_frames; also of a file that is cut off, whose frames would be spread over a part of it.
     """
-    ids = sample_evenly(0, _whole_count(path) - 1, frames) if isinstance(frames, int) else tuple(frames)
+    if isinstance(frames, int):
+        return read_spread(path, lambda times: sample_evenly(0, len(times) - 1, frames))
+    return Video(read_frames(path, frames), fps=frame_rate(path), frame_ids=tuple(frames))
+
+
+def read_spread(path: Path, choose: Callable[[np.ndarray], Sequence[int]]) -> Video:
+    """A Video of frames that are chosen by when they are shown.
+
+    Args:
+        choose: numbers of frames, given the seconds of all, float64 [frames]: those that the file's packets tell, and
+            where some packets show nothing and the last number is not reached, those of the frames that come out.
+
+    Raises:
+        RowError: as in read_frames and whole_times.
+    """
+    ids = tuple(choose(whole_times(path)))
     try:
         pixels = read_frames(path, ids)
     except RowError as error:
-        if error.reason != "frames_out_of_range" or not isinstance(frames, int):
+        if error.reason != "frames_out_of_range":
             raise
-        ids = sample_evenly(0, _decoded_count(path) - 1, frames)  # some packets show nothing
+        ids = tuple(choose(_decoded_times(path)))
         pixels = read_frames(path, ids)
     return Video(pixels, fps=frame_rate(path), frame_ids=ids)
 
 
-def _decoded_count(path: Path) -> int:
-    """Frames that come out of the file, all decoded."""
+def _decoded_times(path: Path) -> np.ndarray:
+    """frame_times of the frames that come out of the file, all decoded."""
     with _opened(path) as (container, stream):
         stream.thread_type = "AUTO"
-        return max(1, sum(1 for _ in container.decode(stream)))
+        times = [frame.time for frame in container.decode(stream)] or [0.0]
+    if None in times:
+        return np.arange(len(times)) / frame_rate(path)
+    rising = np.sort(np.array(times, dtype=np.float64))
+    return rising - rising[0]
 
 
-def _whole_count(path: Path) -> int:
-    """Frames in the file, which must last about as long and be about as many as its header tells, where it does."""
-    found, begin, end, partial = frame_count(path), 0.0, 0.0, False
+def whole_times(path: Path) -> np.ndarray:
+    """frame_times of a file whose frames last about as long and are about as many as its header tells, where it does.
+
+    Raises:
+        RowError: they last less or are fewer: the file is cut off. Also where it is missing or broken.
+    """
+    times, begin, end, partial = frame_times(path), 0.0, 0.0, False
+    found = len(times)
     with _opened(path) as (container, stream):
         told, kinds = stream.frames, set(container.format.name.split(","))
         length = float(stream.duration * stream.time_base) if stream.duration else (container.duration or 0) / 1e6
@@ -185,7 +209,7 @@ def _whole_count(path: Path) -> int:
     if few or short or partial:
         tells, holds = (f"{told} frames", f"{found}") if few else (f"{length:.1f} s", f"{seconds:.1f} s")
         raise RowError("corrupt_media", f"the video {path} is cut off: its header tells {tells}, it holds {holds}.")
-    return found
+    return times
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import nn
 
-from corehead_hf.attention import CoReAttention, swap_class
+from corehead_hf.attention import CoReAttention, refuse_covered, swap_class
 from corehead_hf.families import family_of
 from corehead_hf.fusion import checks
 from corehead_hf.fusion.last_token import LastLayer, ask_for_last_token
@@ -44,8 +44,13 @@ def install_fusion(model: Any) -> None:
     """
     text_model: Any = family_of(model).text_model(model)
     layers = list(text_model.layers)
-    if not all(isinstance(layer.self_attn, CoReAttention) for layer in layers):
-        raise RuntimeError("fusing needs CoRe in the model; wrap it with AutoCoReModel.from_model first.")
+    for layer in layers:
+        if not isinstance(layer.self_attn, CoReAttention):
+            raise RuntimeError(
+                f"fusing needs CoRe in the decoder's attentions; one is a {type(layer.self_attn).__name__}. Wrap the "
+                "model with AutoCoReModel.from_model, merge or unload an adapter that replaced it."
+            )
+    refuse_covered(layer.self_attn for layer in layers)
     if is_fused(model):
         raise RuntimeError("this model is fused already; call disable_hybrid() first.")
     device, dtype = checks.place_of(text_model.norm)

@@ -11,10 +11,13 @@ import types
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
 
 from corehead_hf.fusion.modules import ROPE
 from corehead_hf.kernels import fused_ops
+
+_TRANSFORMERS = transformers.__path__[0]
 
 # All that a native forward may name. A new name is a new step, which the fused form would leave out.
 _ATTENTION = {
@@ -96,8 +99,19 @@ def last_layer_differs(layers: list[Any], config: Any) -> str | None:
 
 
 def _names(native_class: Any) -> set[str]:
-    code = getattr(inspect.unwrap(native_class.forward), "__code__", None)
-    return set() if code is None else set(code.co_names)
+    forward = native_class.forward
+    code = getattr(inspect.unwrap(forward), "__code__", None)
+    wrapped = hasattr(forward, "__wrapped__") and not _is_transparent(forward)
+    return {"a function around its forward"} if code is None or wrapped else set(code.co_names)
+
+
+def _is_transparent(forward: Any) -> bool:
+    """Whether what wraps a native forward is transformers' own (it renames arguments, or picks a kernel)."""
+    while hasattr(forward, "__wrapped__"):
+        if not forward.__code__.co_filename.startswith(_TRANSFORMERS):
+            return False
+        forward = forward.__wrapped__
+    return True
 
 
 def _is_replaced(module: nn.Module) -> bool:

@@ -54,7 +54,9 @@ class LastLayer:
         plain = type(cache) in (DynamicCache, StaticCache) and not getattr(cache, "offloading", False)
         if T == 1 or torch.is_grad_enabled() or torch.compiler.is_compiling() or not plain:
             return False
-        if not all(isinstance(mode, HybridPrefill) for mode in self.self_attn.core_state.modes):
+        pinned = kwargs.get("core_modes")
+        modes = self.self_attn.core_state.modes if pinned is None else pinned.modes
+        if not all(isinstance(mode, HybridPrefill) for mode in modes):
             return False  # a recording or an ablation needs every row of this layer
         if any(isinstance(value, torch.Tensor) and name not in _TENSORS for name, value in kwargs.items()):
             return False

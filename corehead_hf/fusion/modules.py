@@ -110,7 +110,7 @@ def fused_class(mixin: Any, native_class: type[nn.Module]) -> Any:
     body = {
         "__module__": native_class.__module__,
         "__doc__": mixin.__doc__,
-        "__reduce_ex__": lambda self, protocol: (_rebuild, (mixin, native_class), self.__dict__.copy()),
+        "__reduce_ex__": lambda self, protocol: (_rebuild, (mixin, native_class), self.__getstate__()),
         "fused_from": core_class(native_class) if attention else native_class,  # type: ignore[arg-type]
     }
     if attention:

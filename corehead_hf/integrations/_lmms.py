@@ -111,7 +111,8 @@ class CoreHead(lmms):
         try:
             messages = doc_to_messages(self.task_dict[task][split][number])
             return read_conversation(messages, name, self.frames, self.arguments.system_prompt)
-        except ValueError as error:
+        # Of a missing video, tasks raise FileNotFoundError or call sys.exit (doc_to_visual of mlvu and videomme).
+        except (ValueError, OSError, SystemExit) as error:
             if self.arguments.on_error == "raise":
                 raise
             self.answerer.failed(name, error)

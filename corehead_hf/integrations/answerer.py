@@ -102,7 +102,7 @@ class Answerer:
         clear_device_cache(garbage_collection=True)
         return Answer("")
 
-    def failed(self, name: str, error: Exception) -> None:
+    def failed(self, name: str, error: BaseException) -> None:
         """Count a prompt that could not be answered, and say so."""
         self.num_failed += 1
         logger.warning("%s is answered by an empty text: %s", name, error)
@@ -159,7 +159,7 @@ def set_picture_sizes(processor: Any, family: Family, arguments: ModelArguments)
     """Give a processor the sizes that were asked for.
 
     Raises:
-        ValueError: they are those of another family.
+        ValueError: they are those of another family, contradict the processor's own, or there is no video processor.
     """
     belongs = {
         **dict.fromkeys(("min_pixels", "max_pixels", "video_max_pixels"), ("qwen3_vl", "qwen3_vl_moe")),
@@ -174,16 +174,40 @@ def set_picture_sizes(processor: Any, family: Family, arguments: ModelArguments)
             )
     if arguments.video_max_pixels is not None:
         moving = processor.video_processor
-        moving.size = {**dict(moving.size), "longest_edge": arguments.video_max_pixels}
+        if moving is None:
+            raise ValueError(
+                f"video_max_pixels={arguments.video_max_pixels} was given - the processor takes no videos, torchvision "
+                "is missing - pip install 'corehead-hf[video]', or leave it out."
+            )
+        moving.size = _pixel_limits(moving.size, {"video_max_pixels": arguments.video_max_pixels})
     still = processor.image_processor
-    if family.model_type == "internvl":
-        still.min_patches = arguments.min_tiles or still.min_patches
-        still.max_patches = arguments.max_tiles or still.max_patches
-    elif arguments.min_pixels or arguments.max_pixels:
-        sizes = {"shortest_edge": arguments.min_pixels, "longest_edge": arguments.max_pixels}
-        still.size = {**dict(still.size), **{name: value for name, value in sizes.items() if value is not None}}
+    if arguments.min_tiles or arguments.max_tiles:
+        least, most = arguments.min_tiles or still.min_patches, arguments.max_tiles or still.max_patches
+        _refuse_crossed(least, most, {"min_tiles": arguments.min_tiles, "max_tiles": arguments.max_tiles})
+        still.min_patches, still.max_patches = least, most
+    if arguments.min_pixels or arguments.max_pixels:
+        given = {"min_pixels": arguments.min_pixels, "max_pixels": arguments.max_pixels}
+        still.size = _pixel_limits(still.size, given)
         if hasattr(still, "min_pixels"):  # what transformers 4.57 goes by
             still.min_pixels, still.max_pixels = still.size["shortest_edge"], still.size["longest_edge"]
+
+
+def _pixel_limits(own: Mapping[str, int], given: Mapping[str, int | None]) -> dict[str, int]:
+    """A processor's size, which holds numbers of pixels under the names of edges."""
+    edges = {"min": "shortest_edge", "max": "longest_edge"}
+    asked = {edge: value for name, value in given.items() for key, edge in edges.items() if key in name and value}
+    size = {**dict(own), **asked}
+    _refuse_crossed(size["shortest_edge"], size["longest_edge"], given)
+    return size
+
+
+def _refuse_crossed(least: int, most: int, given: Mapping[str, int | None]) -> None:
+    if least > most:
+        told = ", ".join(f"{name}={value}" for name, value in given.items() if value is not None)
+        raise ValueError(
+            f"{told} was given - with the processor's own limits that is at least {least} and at most {most} - give "
+            "both limits, or another one."
+        )
 
 
 def _heads_to_ablate(head_map: Any, arguments: ModelArguments) -> torch.Tensor:

@@ -14,7 +14,7 @@ from PIL import Image
 from corehead_hf.data.example import Example, Media, Video
 from corehead_hf.data.example_set import RowError
 from corehead_hf.data.image_file import read_image
-from corehead_hf.data.video_file import frame_rate, frame_times, read_frames, sample_evenly
+from corehead_hf.data.video_file import frame_rate, read_spread, sample_evenly
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,19 +46,20 @@ class Frames:
         """A video, or its part from `start` to `end` seconds.
 
         Raises:
-            ValueError: the file is missing or broken, or no frame is shown between start and end (RowError).
+            ValueError: the file is missing, broken or cut off, or no frame is shown between start and end (RowError).
         """
-        file = Path(path.removeprefix("file://"))
-        times, rate = frame_times(file), frame_rate(file)
+        file = _file(path)
+        return read_spread(file, lambda times: self._choose(file, times, start, end))
+
+    def _choose(self, file: Path, times: np.ndarray, start: float | None, end: float | None) -> tuple[int, ...]:
         shown = np.flatnonzero((times >= (start or 0.0)) & (times <= (math.inf if end is None else end)))
         if not len(shown):
             raise RowError(
                 "frames_out_of_range",
                 f"seconds {start} to {end} of {file} were asked for - it lasts {times[-1]:.1f} s - no frame is there.",
             )
-        count = self.most if self.fps is None else min(self.most, max(1, math.floor(len(shown) / rate * self.fps)))
-        ids = sample_evenly(int(shown[0]), int(shown[-1]), count)
-        return Video(read_frames(file, ids), fps=rate, frame_ids=ids)
+        most = self.most if self.fps is None else math.floor(len(shown) / frame_rate(file) * self.fps)
+        return sample_evenly(int(shown[0]), int(shown[-1]), max(1, min(self.most, most)))
 
 
 def read_conversation(
@@ -102,7 +103,7 @@ def _medium(part: Mapping[str, Any], name: str, frames: Frames) -> Media:
     if kind == "image" and isinstance(source, Image.Image):
         return np.array(source.convert("RGB"))
     if kind == "image" and isinstance(source, str):
-        return read_image(Path(source.removeprefix("file://")), exif=True)
+        return read_image(_file(source), exif=True)
     if kind == "video" and isinstance(source, Mapping):  # lmms-eval's way to name a part of a file
         path = source.get("url") or source.get("path") or source.get("video")
         if isinstance(path, str):
@@ -113,3 +114,10 @@ def _medium(part: Mapping[str, Any], name: str, frames: Frames) -> Media:
         f"{name}: {kind} given as {type(source).__name__} - these models take text, images (PIL or a file) and videos "
         "(a file) - choose another task."
     )
+
+
+def _file(source: str) -> Path:
+    if source.startswith(("http://", "https://", "data:")):
+        shown = source if len(source) <= 80 else f"{source[:80]}..."
+        raise RowError("missing_media", f"{shown} was given - it is a URL - media are read from files: download it.")
+    return Path(source.removeprefix("file://"))

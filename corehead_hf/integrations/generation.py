@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -40,13 +41,13 @@ class Generation:
         """A task's generation_kwargs; sampled where temperature is above 0, as in lmms-eval's own models, else greedy.
 
         Raises:
-            ValueError: until is neither a text nor a list of texts.
+            ValueError: until is neither a text nor a list of texts, temperature is no number, or more than one plain
+                answer is asked for.
         """
         left = {name: value for name, value in asked.items() if value is not None}
+        _check(left)
         until = left.pop("until", ())
         stops = (until,) if isinstance(until, str) else tuple(until)
-        if not all(isinstance(stop, str) for stop in stops):
-            raise ValueError(f"until={until!r} was asked for - it is what ends an answer - give a text or several.")
         left.pop("do_sample", None)
         options: dict[str, Any] = {"max_new_tokens": MAX_NEW_TOKENS}
         if left.get("temperature", 0) > 0:
@@ -64,3 +65,16 @@ class Generation:
         """The text before the first stop."""
         ends = [place for place in map(text.find, self.stops) if place >= 0]
         return text[: min(ends, default=len(text))]
+
+
+def _check(asked: Mapping[str, Any]) -> None:
+    """Refuse what generate() would take and answers cannot be read from, or what is of a wrong kind."""
+    until, temperature = asked.get("until", ()), asked.get("temperature", 0)
+    texts = until if isinstance(until, list | tuple) else [until]
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"until={until!r} was asked for - it is what ends an answer - give a text or a list of texts.")
+    if isinstance(temperature, bool) or not isinstance(temperature, int | float) or not 0 <= temperature < math.inf:
+        raise ValueError(f"temperature={temperature!r} was asked for - it must be a number from 0 - 0 is greedy.")
+    for name, only in (("num_return_sequences", 1), ("return_dict_in_generate", False)):
+        if asked.get(name, only) != only:
+            raise ValueError(f"{name}={asked[name]!r} was asked for - a prompt has one answer, a text - leave it out.")

@@ -85,6 +85,7 @@ class AblateHeads:
 
     def _stream(self, call: AttentionCall, ablated: torch.Tensor) -> torch.Tensor:
         call.refuse_packed("ablation to streaming heads")
+        call.refuse_dropout("ablation to streaming heads")
         query, key, value = _select_heads(call.without_empty_slots(), ablated)
         return hybrid_attention(
             query,
@@ -99,6 +100,7 @@ class AblateHeads:
 
     def _without_visual(self, call: AttentionCall, ablated: torch.Tensor) -> torch.Tensor:
         call.refuse_packed("ablation of visual columns")
+        call.refuse_dropout("ablation of visual columns")
         assert self.visual_mask is not None
         call = call.without_empty_slots()
         query, key, value = _select_heads(call, ablated)

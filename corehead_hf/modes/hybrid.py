@@ -111,12 +111,7 @@ class HybridPrefill:
         if all(dense):
             return inner(call)
         call.refuse_packed("hybrid prefill")
-        if call.kwargs.get("dropout"):
-            raise ValueError(
-                f"hybrid prefill was asked with attention_dropout={call.kwargs['dropout']} in training; its kernels "
-                "have no dropout. Set attention_dropout = 0 in the text model's configuration before loading, or "
-                "disable_hybrid()."
-            )
+        call.refuse_dropout("hybrid prefill")
         call = call.without_empty_slots()
         mask = call.attention_mask
         if not isinstance(mask, torch.Tensor) or mask.dim() != 4 or mask.shape[2] != 1:
