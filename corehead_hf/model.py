@@ -172,8 +172,6 @@ class CoReModelMixin:
     def ablate_heads(self, heads: Heads, variant: str = "zero", **options: Any) -> Iterator[AblateHeads]:
         """Ablate heads inside the block, in prefill and decode.
 
-        Under gradient checkpointing call backward() inside the block: its second forward runs what is on then.
-
         Args:
             heads: bool [L, Hq] or (layer, head) pairs.
             variant: "zero", "mean", "visual" or "stream"; see modes.AblateHeads for what each needs in options.

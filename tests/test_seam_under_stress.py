@@ -71,6 +71,7 @@ def test_a_mode_that_is_left_after_uninstalling(model):
     assert not any(isinstance(module, CoReAttention) for module in model.modules())
 
 
+@pytest.mark.parametrize("variant", ["qwen3_vl", "llava_onevision", "internvl_qwen3"])
 @pytest.mark.parametrize("what", ["model", "attention"])
 def test_a_copy_of_a_compiled_model_has_weights_and_modes_of_its_own(what, model):
     compiled = model if what == "model" else attentions(model)[1]

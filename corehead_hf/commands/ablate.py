@@ -16,6 +16,7 @@ from corehead_hf.commands.studying import (
     check_destinations,
     finished,
     load_scored,
+    sizes,
 )
 from corehead_hf.commands.tables import table
 from corehead_hf.commands.values import count_or_share, natural
@@ -68,8 +69,7 @@ def run(arguments: argparse.Namespace) -> Output:
         head_map,
         scorer,
         reference=reference or None,
-        sink_size=arguments.sink,
-        window_size=arguments.window,
+        **sizes(arguments),
         chance=chance_of(arguments),
         dataset=dataset_name(arguments),
         **{name: getattr(arguments, name) for name in ("counts", "groups", "variants", "seeds", "resume_from")},

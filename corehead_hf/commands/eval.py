@@ -17,6 +17,7 @@ from corehead_hf.commands.loading import (
     load_model,
 )
 from corehead_hf.commands.output import Output
+from corehead_hf.commands.studying import SINK_SIZE, WINDOW_SIZE, check_file, sizes
 from corehead_hf.commands.tables import printable, table
 from corehead_hf.commands.values import count_or_share, natural, positive
 
@@ -28,7 +29,6 @@ HELP = "score a model's answers to a benchmark, also with hybrid prefill or abla
 GROUPS = ("top", "bottom", "random", "layer_matched")  # as analysis.groups has them; --help needs no torch
 DRAWN = ("random", "layer_matched")
 VARIANTS = ("zero", "stream")
-SINK_SIZE, WINDOW_SIZE = 128, 2048
 # Data sets that give every question only where they are asked for what is to be answered, not measured.
 WITH_ANSWERING = ("mmlongbench", "mmlongbench-doc")
 
@@ -113,8 +113,8 @@ def _check(arguments: argparse.Namespace) -> None:
     """Before long work: that options go together, and that what is asked for can be written."""
     for name in ("out", "answers"):
         place = getattr(arguments, name)
-        if place is not None and place.is_dir():
-            raise ValueError(f"--{name} {place} is a folder; give a file.")
+        if place is not None:
+            check_file(name, place)
     if arguments.answers is not None and arguments.answers.resolve() == arguments.out.resolve():
         raise ValueError(f"--answers and --out are both {arguments.out}; one overwrites the other. Give two files.")
     changes = arguments.keep is not None or arguments.ablate is not None
@@ -159,18 +159,14 @@ def _under(model: Any, head_map: HeadMap | None, arguments: argparse.Namespace) 
     from corehead_hf.analysis.interventions import hybrid
 
     head_map.check_fits(model)
-    sizes = {
-        "sink_size": SINK_SIZE if arguments.sink is None else arguments.sink,
-        "window_size": arguments.window or WINDOW_SIZE,
-    }
     if arguments.keep is not None:
-        return hybrid(model, head_map.top(arguments.keep), **sizes)
+        return hybrid(model, head_map.top(arguments.keep), **sizes(arguments))
     name, count = arguments.ablate
     drawn = draw_groups(head_map, [count], [name], [arguments.seed or 0])
     if not drawn:
         raise ValueError(f"--ablate {name} {count} was given; random heads exclude the top ones, and too few are left.")
     variant = arguments.variant or "zero"
-    return model.ablate_heads(drawn[0].heads, variant, **(sizes if variant == "stream" else {}))
+    return model.ablate_heads(drawn[0].heads, variant, **(sizes(arguments) if variant == "stream" else {}))
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from corehead_hf.commands.loading import (
     load_model,
 )
 from corehead_hf.commands.output import Output
+from corehead_hf.commands.values import positive
 
 HELP = "measure a model's head map on annotated data"
 
@@ -30,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--until-stable", type=float, metavar="RHO", help="stop once the ranking is this stable, e.g. 0.99")
     add("--batch-size", type=int, default=8, help="examples a prefill (default: 8)")
     add("--target", choices=("evidence", "visual"), default="evidence", help="visual: attention on all visual tokens")
-    add("--top", type=int, default=10, help="how many heads to print (default: 10)")
+    add("--top", type=positive, default=10, help="how many heads to print (default: 10)")
 
 
 def run(arguments: argparse.Namespace) -> Output | None:

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from corehead_hf.commands.output import Output
+from corehead_hf.commands.values import positive
 
 HELP = "fetch a head map from the Hub and check it"
 
@@ -18,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--subfolder", help="where in the repository the map lies (default: its root)")
     add("--out", type=Path, help="also save it in this folder")
     add("--force-download", action="store_true", help="fetch it even if it is in the cache")
-    add("--top", type=int, default=10, help="how many heads to print (default: 10)")
+    add("--top", type=positive, default=10, help="how many heads to print (default: 10)")
 
 
 def run(arguments: argparse.Namespace) -> Output:

@@ -54,6 +54,9 @@ def run(arguments: argparse.Namespace) -> Output | None:
         runs.append(reproduce(plan, folder, load, only=arguments.only))
     if not runs[0].is_main:
         return None
+    if arguments.only is None and not any(done.maps for done in runs):
+        reasons = "; ".join(f"{name}: {why}" for done in runs for name, why in done.missing.items())
+        raise ValueError(f"nothing could be reproduced: no data set could be measured; {reasons}")
     lines, data = [], []
     for done in runs:
         report = str(done.folder / REPORT_NAME)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from corehead_hf.head_map import HeadMap
 
 logger = logging.getLogger(__name__)
+
+SINK_SIZE, WINDOW_SIZE = 128, 2048
 
 
 def add_subject_arguments(parser: argparse.ArgumentParser, named: bool = True) -> None:
@@ -54,23 +57,44 @@ def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
     """The same, and what a streaming head sees."""
     add_answering_arguments(parser)
     add = parser.add_argument
-    add("--sink", type=natural, default=128, help="sink_size of streaming heads, tokens (default: 128)")
-    add("--window", type=positive, default=2048, help="window_size of streaming heads, tokens (default: 2048)")
+    add("--sink", type=natural, help=f"sink_size of streaming heads, tokens (default: {SINK_SIZE})")
+    add("--window", type=positive, help=f"window_size of streaming heads, tokens (default: {WINDOW_SIZE})")
+
+
+def sizes(arguments: argparse.Namespace) -> dict[str, Any]:
+    """sink_size and window_size, as given or the defaults."""
+    return {
+        "sink_size": SINK_SIZE if arguments.sink is None else arguments.sink,
+        "window_size": arguments.window or WINDOW_SIZE,
+    }
 
 
 def check_destinations(arguments: argparse.Namespace) -> None:
     """Before long work: that its result can be written and drawn.
 
     Raises:
-        ValueError: --out is a folder.
+        ValueError: --out is a folder, or no file can be made there.
         ImportError: --figure needs matplotlib, which is missing.
     """
-    if arguments.out.is_dir():
-        raise ValueError(f"--out {arguments.out} is a folder; give the file of the result, such as result.json.")
+    for name in ("out", "figure"):
+        if getattr(arguments, name) is not None:
+            check_file(name, getattr(arguments, name))
     if arguments.figure is not None:
         from corehead_hf.plots import require_matplotlib
 
         require_matplotlib()
+
+
+def check_file(name: str, path: Path) -> None:
+    """Raise ValueError where --name is a folder or no file can be made; its folder is made."""
+    if path.is_dir():
+        raise ValueError(f"--{name} {path} is a folder; give a file.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise ValueError(f"--{name} {path} was given; no file can be made there: {error}.") from error
 
 
 def load_subject(arguments: argparse.Namespace) -> tuple[Any, Any, HeadMap, Iterator[Example]]:

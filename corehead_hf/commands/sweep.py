@@ -16,6 +16,7 @@ from corehead_hf.commands.studying import (
     check_destinations,
     finished,
     load_scored,
+    sizes,
 )
 from corehead_hf.commands.tables import printable, table
 from corehead_hf.commands.values import count_or_share, positive
@@ -40,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="dense heads, as counts or as shares (default: 0.02 0.05 0.1 0.2 0.5 1.0)",
     )
     add("--time", action="store_true", help="also time the first batch's prefill; leave the machine idle")
-    add("--repeats", type=positive, default=5, help="timed rounds, dense and hybrid in turns (default: 5)")
+    add("--repeats", type=positive, help="timed rounds, dense and hybrid in turns (default: 5)")
     add_scoring_arguments(parser)
     add_result_arguments(parser)
 
@@ -50,16 +51,17 @@ def run(arguments: argparse.Namespace) -> Output:
     from corehead_hf.analysis.keep_sweep import keep_sweep
 
     check_destinations(arguments)
+    if arguments.repeats is not None and not arguments.time:
+        raise ValueError("--repeats counts timed rounds; give it with --time.")
     model, head_map, scorer, _ = load_scored(arguments)
     swept = keep_sweep(
         model,
         head_map,
         scorer,
         keeps=arguments.keep,
-        sink_size=arguments.sink,
-        window_size=arguments.window,
+        **sizes(arguments),
         timed=scorer.batches[0] if arguments.time else None,
-        repeats=arguments.repeats,
+        repeats=arguments.repeats or 5,
         chance=chance_of(arguments),
         dataset=dataset_name(arguments),
         resume_from=arguments.resume_from,

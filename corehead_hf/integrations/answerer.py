@@ -14,6 +14,7 @@ from transformers import AutoConfig
 from corehead_hf.analysis.groups import draw_groups
 from corehead_hf.auto import AutoCoReModel
 from corehead_hf.families import Family, family_of_config, inputs_to
+from corehead_hf.head_map.picks import head_count
 from corehead_hf.integrations.arguments import HYBRID_OPTIONS, ModelArguments
 from corehead_hf.integrations.conversation import Conversation
 from corehead_hf.integrations.generation import Answer, Generation
@@ -179,40 +180,46 @@ def set_picture_sizes(processor: Any, family: Family, arguments: ModelArguments)
                 f"video_max_pixels={arguments.video_max_pixels} was given - the processor takes no videos, torchvision "
                 "is missing - pip install 'corehead-hf[video]', or leave it out."
             )
-        moving.size = _pixel_limits(moving.size, {"video_max_pixels": arguments.video_max_pixels})
+        own = dict(moving.size)
+        _, most = _limits(arguments, (None, "video_max_pixels"), (own["shortest_edge"], own["longest_edge"]))
+        moving.size = {**own, "longest_edge": most}
     still = processor.image_processor
     if arguments.min_tiles or arguments.max_tiles:
-        least, most = arguments.min_tiles or still.min_patches, arguments.max_tiles or still.max_patches
-        _refuse_crossed(least, most, {"min_tiles": arguments.min_tiles, "max_tiles": arguments.max_tiles})
-        still.min_patches, still.max_patches = least, most
+        own_tiles = still.min_patches, still.max_patches
+        still.min_patches, still.max_patches = _limits(arguments, ("min_tiles", "max_tiles"), own_tiles)
     if arguments.min_pixels or arguments.max_pixels:
-        given = {"min_pixels": arguments.min_pixels, "max_pixels": arguments.max_pixels}
-        still.size = _pixel_limits(still.size, given)
+        own = dict(still.size)
+        own_pixels = own["shortest_edge"], own["longest_edge"]
+        least, most = _limits(arguments, ("min_pixels", "max_pixels"), own_pixels)
+        still.size = {**own, "shortest_edge": least, "longest_edge": most}
         if hasattr(still, "min_pixels"):  # what transformers 4.57 goes by
-            still.min_pixels, still.max_pixels = still.size["shortest_edge"], still.size["longest_edge"]
+            still.min_pixels, still.max_pixels = least, most
 
 
-def _pixel_limits(own: Mapping[str, int], given: Mapping[str, int | None]) -> dict[str, int]:
-    """A processor's size, which holds numbers of pixels under the names of edges."""
-    edges = {"min": "shortest_edge", "max": "longest_edge"}
-    asked = {edge: value for name, value in given.items() for key, edge in edges.items() if key in name and value}
-    size = {**dict(own), **asked}
-    _refuse_crossed(size["shortest_edge"], size["longest_edge"], given)
-    return size
-
-
-def _refuse_crossed(least: int, most: int, given: Mapping[str, int | None]) -> None:
+def _limits(arguments: ModelArguments, names: tuple[str | None, str], own: tuple[int, int]) -> tuple[int, int]:
+    """The least and the most: of the arguments with these names, or a processor's own where one is not given."""
+    asked = [name and getattr(arguments, name) for name in names]
+    least, most = (new or old for new, old in zip(asked, own, strict=True))
     if least > most:
-        told = ", ".join(f"{name}={value}" for name, value in given.items() if value is not None)
+        told = ", ".join(f"{name}={value}" for name, value in zip(names, asked, strict=True) if value)
         raise ValueError(
-            f"{told} was given - with the processor's own limits that is at least {least} and at most {most} - give "
-            "both limits, or another one."
+            f"{told} was given - the processor's own limits are {own[0]} and {own[1]}, so the least, {least}, is above "
+            f"the most, {most} - give one between them{', or both limits' if names[0] else ''}."
         )
+    return least, most
 
 
 def _heads_to_ablate(head_map: Any, arguments: ModelArguments) -> torch.Tensor:
     """bool [L, Hq]."""
     assert arguments.ablate is not None and arguments.ablate_count is not None
+    layers, heads = head_map.num_layers, head_map.num_heads
+    try:
+        head_count(arguments.ablate_count, layers, heads)
+    except ValueError as error:
+        raise ValueError(
+            f"ablate_count={arguments.ablate_count!r} was given - the model has {layers} layers x {heads} heads - give "
+            f"a count in 1..{layers * heads}, or a share in (0, 1] that is at least one head."
+        ) from error
     groups = draw_groups(head_map, (arguments.ablate_count,), (arguments.ablate,), (arguments.seed,))
     if not groups:
         raise ValueError(

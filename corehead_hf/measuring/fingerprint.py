@@ -15,6 +15,10 @@ from corehead_hf.head_map.fields import model_shape
 SAMPLES = 64  # values of every parameter that the weights' digest takes
 
 
+class OtherConfiguration(ValueError):
+    """What was kept depends on something else than what is asked for now."""
+
+
 def package_versions() -> dict[str, str]:
     """Of the packages a head map names."""
     return {"corehead_hf": __version__, "torch": torch.__version__, "transformers": transformers.__version__}

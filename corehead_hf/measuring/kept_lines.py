@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from corehead_hf.measuring.fingerprint import differences
+from corehead_hf.measuring.fingerprint import OtherConfiguration, differences
 
 
 @dataclass(frozen=True)
@@ -80,9 +80,9 @@ class KeptLines:
         return found
 
     def refuse_other(self, path: Path, kept: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-        """Raise ValueError where a file's fingerprint is not this run's."""
+        """Raise OtherConfiguration where a file's fingerprint is not this run's."""
         if differing := differences(dict(kept), json.loads(json.dumps(dict(now)))):
-            raise ValueError(
+            raise OtherConfiguration(
                 f"{path} holds {self.holds} of another configuration: {'; '.join(differing)}. Both would not mix; "
                 f"resume with the settings it was begun with, or begin in another {self.elsewhere}."
             )

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from corehead_hf.measuring.fingerprint import differences
+from corehead_hf.measuring.fingerprint import OtherConfiguration, differences
 from corehead_hf.measuring.outcome import Outcome
 from corehead_hf.measuring.records import Place, pack, scan, unpack
 from corehead_hf.measuring.slots import Slot, refuse_other_example
@@ -109,7 +109,7 @@ def _claim(folder: Path, fingerprint: dict[str, Any]) -> bytes:
         _sync_folder(folder)
     kept = json.loads(path.read_text(encoding="utf-8"))
     if differing := differences(kept, fingerprint):
-        raise ValueError(
+        raise OtherConfiguration(
             f"{folder} holds a run of another configuration: {'; '.join(differing)}. Results of both would not mix; "
             "resume with the settings it was begun with, or begin in another folder."
         )

@@ -16,6 +16,7 @@ from typing import Any
 
 from corehead_hf.data.example import Example
 from corehead_hf.data.example_set import Changes, ExampleSet, build_example
+from corehead_hf.measuring.fingerprint import OtherConfiguration
 from corehead_hf.measuring.outcome import Outcome
 
 
@@ -80,18 +81,18 @@ def refuse_other_example(folder: Path, slot: Slot, kept: tuple[str | None, str] 
         kept: its id and mark; None where nothing is kept of the place.
 
     Raises:
-        ValueError: the ids differ, or both marks are known and differ.
+        OtherConfiguration: the ids differ, or both marks are known and differ.
     """
     if kept is None:
         return
     identity, mark = kept
     if identity != slot.id:
-        raise ValueError(
+        raise OtherConfiguration(
             f"{folder}: the data has example {slot.id!r} at {slot.index}, the run that is resumed had {identity!r} "
             "there. Resume with the same data in the same order, or begin in another folder."
         )
     if mark and slot.mark and mark != slot.mark:
-        raise ValueError(
+        raise OtherConfiguration(
             f"{folder}: what the data say of example {slot.id!r} at {slot.index} was changed since the run that is "
             "resumed. Resume with the data as they were, or begin in another folder."
         )

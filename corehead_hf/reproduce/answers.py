@@ -78,7 +78,7 @@ def _evaluation(run: Run, source: Source, name: str, on: Callable[[], AbstractCo
             dataset=source.loader,
             batch_size=run.plan.batch_size,
             on_error="skip",
-            resume_from=run.place("answers", name),
+            resume_from=run.place("answers", run.mark, name),
         )
     if run.is_main:
         run.save(found, name)

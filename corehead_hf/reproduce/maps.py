@@ -8,6 +8,7 @@ from corehead_hf import plots
 from corehead_hf.analysis import key_tokens, observe, ram_per_example, stability, vision_heads
 from corehead_hf.detection import measure
 from corehead_hf.head_map import HeadMap
+from corehead_hf.head_map.format import CONFIG_NAME
 from corehead_hf.measuring import read_measured
 from corehead_hf.reproduce.plan import Source
 from corehead_hf.reproduce.run import Run
@@ -46,16 +47,22 @@ def compare_maps(run: Run) -> None:
 def find_key_tokens(run: Run) -> None:
     """Figure 6b, 6c: what the top heads find, on examples of each data set behind the measured ones."""
     for source in run.plan.measured:
-        if source.name not in run.maps or run.saved(f"key tokens {source.name}") is not None:
+        if source.name not in run.maps:
             continue
         with run.part(f"key tokens of {source.name}"):
-            done = [outcome.id for outcome in read_measured(_kept(run, source, "evidence")) if outcome.id]
-            rest = run.examples(source, len(done) + run.plan.num_observed).without(done)
-            observed = observe(run.model, run.processor, rest, batch_size=run.plan.batch_size)
-            study = key_tokens(observed, run.head_map, k=run.plan.top, seeds=run.plan.seeds, dataset=source.name)
-            run.save(study, f"key tokens {source.name}")
+            study = run.saved(f"key tokens {source.name}")
+            if study is None:
+                study = _key_tokens(run, source)
+                run.save(study, f"key tokens {source.name}")
             run.draw(plots.key_token_bars(study), f"figure 6b {source.name}")
             run.draw(plots.coverage_curve(study), f"figure 6c {source.name}")
+
+
+def _key_tokens(run: Run, source: Source) -> Any:
+    done = [outcome.id for outcome in read_measured(_kept(run, source, "evidence")) if outcome.id]
+    rest = run.examples(source, len(done) + run.plan.num_observed).without(done)
+    observed = observe(run.model, run.processor, rest, batch_size=run.plan.batch_size)
+    return key_tokens(observed, run.head_map, k=run.plan.top, seeds=run.plan.seeds, dataset=source.name)
 
 
 def _kept(run: Run, source: Source, target: str) -> Any:
@@ -64,7 +71,7 @@ def _kept(run: Run, source: Source, target: str) -> Any:
 
 def _map(run: Run, source: Source, target: str) -> HeadMap:
     folder = run.place("maps", source.name, target)
-    if folder.exists():
+    if (folder / CONFIG_NAME).exists():  # written last
         return HeadMap.from_pretrained(folder)
     examples = run.examples(source, run.plan.num_measured)  # before the model: where they are missing, it is not needed
     head_map = measure(

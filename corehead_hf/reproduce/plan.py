@@ -12,6 +12,7 @@ from transformers import AutoConfig
 from corehead_hf import paper
 from corehead_hf.head_map.fields import model_shape
 
+_TINY_BATCH = 8
 # Shares of the heads for models the paper does not report: those of Qwen3-VL-8B.
 _SHARES = (20 / 1152, 30 / 1152, 50 / 1152, 100 / 1152, 150 / 1152, 200 / 1152, 250 / 1152)
 
@@ -115,7 +116,7 @@ def paper_plan(
     Raises:
         OSError: the model's configuration cannot be had.
     """
-    root = Path(data_root).expanduser()
+    root = Path(data_root).expanduser().resolve()  # data/mlvu would be a Hub id
     shape = model_shape(AutoConfig.from_pretrained(model, **({} if revision is None else {"revision": revision})))
     total = shape["num_layers"] * shape["num_heads"]
 
@@ -153,8 +154,10 @@ def tiny_plan(model: str | Path, *, num_measured: int = 16, num_answered: int = 
     """
 
     def layout(name: str, seed: int, **options: Any) -> Source:
-        # Enough for what is measured and, behind it, observed.
-        return Source(name, "glyphs", None, {"num_examples": 2 * num_measured, "seed": seed, **options})
+        # Enough for what is measured, whole batches of up to eight processes, and, behind it, observed.
+        return Source(
+            name, "glyphs", None, {"num_examples": 2 * num_measured + 8 * _TINY_BATCH, "seed": seed, **options}
+        )
 
     return Plan(
         model=str(model),
@@ -177,5 +180,5 @@ def tiny_plan(model: str | Path, *, num_measured: int = 16, num_answered: int = 
         lengths=(64, 256),
         sink_size=4,
         window_size=16,
-        batch_size=8,
+        batch_size=_TINY_BATCH,
     )

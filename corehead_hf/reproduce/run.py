@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -15,13 +16,15 @@ from typing import Any
 from corehead_hf.analysis import Result
 from corehead_hf.data import ExampleSet, load
 from corehead_hf.head_map import HeadMap
+from corehead_hf.measuring.batch import input_device
 from corehead_hf.measuring.dealing import process_state
-from corehead_hf.measuring.fingerprint import differences
+from corehead_hf.measuring.fingerprint import OtherConfiguration, differences, fingerprint
+from corehead_hf.patching import native_model
 from corehead_hf.reproduce.plan import Plan, Source
 
 logger = logging.getLogger(__name__)
 
-PLAN_NAME = "plan.json"
+PLAN_NAME, MODEL_NAME = "plan.json", "model.json"
 
 
 class Run:
@@ -48,11 +51,20 @@ class Run:
         self.vision_maps: dict[str, HeadMap] = {}
         self.folder.mkdir(parents=True, exist_ok=True)
         with self.state.main_process_first():
-            _claim(self.folder / PLAN_NAME, plan)
+            _claim(self.folder / PLAN_NAME, plan.values, "the run of another plan")
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
-        return self._load_model()
+        """Raises RuntimeError, which no part of a step takes for missing data; OtherConfiguration of another model."""
+        try:
+            model, processor = self._load_model()
+        except (ValueError, OSError, ImportError) as error:
+            raise RuntimeError(f"the model {self.plan.model!r} could not be loaded: {error}") from error
+        native = native_model(model)
+        if self.is_main:  # which may be alone by now: nobody waits
+            now = fingerprint(native, processor, input_device(native))
+            _claim(self.folder / MODEL_NAME, now, "what another model, or the same one loaded otherwise, gave")
+        return model, processor
 
     @property
     def model(self) -> Any:
@@ -78,6 +90,11 @@ class Run:
             raise ValueError("the ranking of the heads was needed - no data set could be measured - see the reasons.")
         return HeadMap.merge(list(self.maps.values()))
 
+    @cached_property
+    def mark(self) -> str:
+        """The folder of results and answers: they are of one ranking, and data that come later make another."""
+        return hashlib.sha256(self.head_map.scores.numpy().tobytes()).hexdigest()[:8]
+
     def examples(self, source: Source, limit: int | None = None, answered: bool = False) -> ExampleSet:
         """A data set's examples; wrong rows, and media that are missing or broken, are skipped and counted."""
         options = {**source.options, **(source.answered if answered else {})}
@@ -89,13 +106,13 @@ class Run:
 
     def save(self, result: Result, name: str) -> None:
         """Keep a study's result."""
-        path = self.place("results", f"{name}.json")
+        path = self.place("results", self.mark, f"{name}.json")
         path.parent.mkdir(parents=True, exist_ok=True)
         result.save(path)
 
     def saved(self, name: str) -> Any:
         """A study's result, or None where it was not made yet."""
-        path = self.place("results", f"{name}.json")
+        path = self.place("results", self.mark, f"{name}.json")
         return Result.load(path) if path.exists() else None
 
     def draw(self, figure: Any, name: str) -> None:
@@ -110,22 +127,29 @@ class Run:
         logger.info("%s", name)
         try:
             yield
+        except OtherConfiguration:
+            raise
         except (ValueError, OSError, ImportError) as error:
             self.missing[name] = str(error)
             logger.warning("%s was left out: %s", name, error)
 
 
-def _claim(path: Path, plan: Plan) -> None:
-    """Keep the plan in the folder, whole or not at all; refuse another one's folder."""
-    now = json.loads(json.dumps(plan.values))
+def _claim(path: Path, values: dict[str, Any], what: str) -> None:
+    """Keep values in the folder, whole or not at all; refuse a folder that holds others."""
+    now = json.loads(json.dumps(values))
     if not path.exists():
         partial = path.with_name(f"{path.name}.part")
         partial.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
         os.replace(partial, path)
         return
-    kept = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        kept = None
+    if not isinstance(kept, dict):
+        raise ValueError(f"{path} was not written by corehead reproduce, or is damaged; give another folder.")
     if differing := differences(kept, now):
-        raise ValueError(
-            f"{path.parent} holds the run of another plan: {'; '.join(differing)}. Results of both would not mix; go "
+        raise OtherConfiguration(
+            f"{path.parent} holds {what}: {'; '.join(differing)}. Results of both would not mix; go "
             "on with the settings it was begun with, or give another folder."
         )

@@ -21,7 +21,7 @@ def time_prefill(run: Run) -> None:
                 lengths=run.plan.lengths,
                 sink_size=run.plan.sink_size,
                 window_size=run.plan.window_size,
-                resume_from=run.place("answers", "latency.jsonl"),
+                resume_from=run.place("answers", run.mark, "latency.jsonl"),
             )
             run.save(found, LATENCY)
         run.draw(plots.prefill_curve(found), "figure 7 latency")

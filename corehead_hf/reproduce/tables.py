@@ -17,6 +17,7 @@ from corehead_hf.reproduce.speed import LATENCY
 
 Rows: TypeAlias = "list[dict[str, Any]]"
 
+PAPER_TOP = 15  # heads of the paper's key token ratio
 _ENDS = {"accuracy": "value", "low": "low", "high": "high"}
 
 
@@ -40,7 +41,8 @@ def accuracy_rows(run: Run, source: Source, table: str) -> Rows:
                 "dense heads": "all" if count == total else count,
                 "share": 100 * count / total,
                 **{name: None if ours is None else 100 * getattr(ours, end) for name, end in _ENDS.items()},
-                "paper": theirs.get("average"),
+                "paper": None if found.missing else theirs.get("average"),
+                **({"tasks without a question": ", ".join(found.missing)} if found.missing else {}),
                 "questions": found.num_examples,
                 "unreadable": found.num_unparsed,
                 "skipped": found.num_skipped,
@@ -77,9 +79,10 @@ def figure_rows(run: Run) -> Rows:
     rows = []
     for quantity, ask in _QUANTITIES.items():
         ours = ask(run)
-        reported = [row for row in paper.table("figures") if str(row["quantity"]) == quantity.format(top=15)]
+        reported = [row for row in paper.table("figures") if str(row["quantity"]) == quantity.format(top=PAPER_TOP)]
         told = "; ".join(f"{row['model']}: {_range(row['low'], row['high'])}" for row in reported)
         if ours is not None or told:
+            told += f" (top {PAPER_TOP})" if told and "{top}" in quantity and run.plan.top != PAPER_TOP else ""
             rows.append({"quantity": quantity.format(top=run.plan.top), "here": ours, "paper": told or None})
     return rows
 

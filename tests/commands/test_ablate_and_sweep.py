@@ -93,6 +93,18 @@ def test_sweep(corehead, answer, tmp_path):
     assert told["points"][0]["count"] == 2 and told["points"][0]["seconds"] is None and told["num_tokens"] is None
 
 
+@pytest.mark.parametrize(
+    "asked, message",
+    [
+        (("--keep", 1, "--repeats", 3), "--repeats counts timed rounds; give it with --time"),
+        (("--keep", 1, "--out", MODEL / "config.json" / "a.json"), "no file can be made there"),
+    ],
+)
+def test_what_could_not_be_kept_or_would_be_ignored_is_refused_first(corehead, tmp_path, asked, message):
+    code, _, error = corehead("sweep", *SUBJECT, *GLYPHS, "--out", tmp_path / "r.json", *asked)
+    assert code == 1 and message in error and "Traceback" not in error
+
+
 def test_what_the_family_cannot_map_is_skipped_where_that_is_asked(corehead, tmp_path, caplog):
     image = pytest.importorskip("PIL.Image")
     image.new("RGB", (64, 64), (200, 10, 10)).save(tmp_path / "page.png")

@@ -164,6 +164,7 @@ def test_options_reach_the_data_set(monkeypatch):
         (("--head-map", MAP, "--ablate", "random", 40), "too few are left"),
         (("--head-map", MAP, "--ablate", "top", 49), "keep=49"),
         (("--frames", 2, "--option", "frames=3"), "--frames 2 was given beside"),
+        (("--head-map", MAP, "--ablate", "top", 2, "--seed", 9), "--seed 9 was given and would change nothing"),
         (("--answers", "."), "--answers . is a folder"),
         (("--out", "."), "--out . is a folder"),
     ],
@@ -172,6 +173,18 @@ def test_a_request_that_cannot_be_met(corehead, tmp_path, options, message):
     code, printed, error = corehead(*SUBJECT, *GLYPHS, "--out", tmp_path / "result.json", *options)
     assert code == 1 and message in error and not printed
     assert not (tmp_path / "result.json").exists()
+
+
+def test_a_refused_run_leaves_earlier_answers_alone(corehead, tmp_path):
+    out, said = tmp_path / "result.json", tmp_path / "answers.jsonl"
+    asked = (*SUBJECT, *GLYPHS, "--answers", said, "--resume-from", tmp_path / "kept")
+    code, _, error = corehead(*asked, "--out", out)
+    assert code == 0, error
+    before = said.read_bytes()
+    code, _, error = corehead(*asked, "--out", out, "--batch-size", 2)
+    assert code == 1 and "batch_size: 5 there / 2 now" in error and said.read_bytes() == before
+    code, _, error = corehead(*asked, "--out", said)
+    assert code == 1 and "one overwrites the other" in error and said.read_bytes() == before
 
 
 def test_data_without_a_scorer(corehead, tmp_path):

@@ -9,7 +9,8 @@ from formats import encoded
 from test_video_file import from_the_beginning, written
 
 from corehead_hf.data.example_set import RowError
-from corehead_hf.data.video_file import frame_count, read_frames, read_video
+from corehead_hf.data.video_file import frame_count, read_frames, read_video, whole_times
+from corehead_hf.integrations.conversation import Frames
 
 H264 = {"x264-params": "keyint=12:min-keyint=12:scenecut=0:open-gop=1:bframes=3:b-pyramid=normal"}
 H265 = {"x265-params": "keyint=12:min-keyint=12:scenecut=0:open-gop=1:bframes=4:log-level=0"}
@@ -87,6 +88,21 @@ def test_packets_that_show_nothing_do_not_move_frames(tmp_path, kind, suffix):
     video = read_video(path, 8)
     assert video.frame_ids[-1] == len(frames) - 1
     np.testing.assert_array_equal(video.frames, np.stack([frames[number] for number in video.frame_ids]))
+    asked = Frames(8).read(str(path))
+    assert asked.frame_ids == video.frame_ids
+    np.testing.assert_array_equal(asked.frames, video.frames)
+
+
+@pytest.mark.parametrize("kind, suffix", [("h264", "mkv"), ("h265 inside a group", "mp4"), ("mpeg4", "mp4")])
+def test_a_part_to_the_end_is_counted_in_frames_that_come_out(tmp_path, kind, suffix):
+    path = odd(tmp_path, kind, suffix)
+    with av.open(str(path)) as container:
+        times = np.array([frame.time for frame in container.decode(video=0)])
+    assert len(times) < frame_count(path)
+    late = np.flatnonzero(times - times[0] >= 5.0)
+    video = Frames(3).read(str(path), start=5.0)
+    assert (video.frame_ids[0], video.frame_ids[-1]) == (late[0], late[-1])
+    np.testing.assert_array_equal(video.frames[0], from_the_beginning(path)[late[0]])
 
 
 @pytest.mark.parametrize("suffix", ["mkv", "mp4"])
@@ -127,8 +143,9 @@ def test_matroska_that_is_cut_off_is_refused(tmp_path, name, codec):
     path = written(tmp_path / name, codec, {"g": "12"})
     assert read_video(path, 4).frame_ids == (0, 40, 79, 119)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(RowError, match=r"is cut off: its header tells 12\.0 s, it holds \d\.\d s"):
-        read_video(path, 4)
+    for read in (lambda: read_video(path, 4), lambda: Frames(4).read(str(path)), lambda: whole_times(path)):
+        with pytest.raises(RowError, match=r"is cut off: its header tells 12\.0 s, it holds \d\.\d s"):
+            read()
 
 
 def test_a_size_that_changes_is_named(tmp_path):

@@ -14,7 +14,7 @@ from corehead_hf.families import family_of
 from corehead_hf.integrations.answerer import Answerer
 from corehead_hf.integrations.arguments import ModelArguments
 from corehead_hf.integrations.conversation import Conversation, Frames, read_conversation
-from corehead_hf.integrations.generation import MAX_NEW_TOKENS, Generation
+from corehead_hf.integrations.generation import Generation
 
 SHORT = {"max_new_tokens": 2, "until": ["\n\n"]}
 SINK, WINDOW = 4, 16
@@ -218,25 +218,6 @@ def test_loading_arguments_reach_the_model(qwen):
     assert load_processor(qwen).tokenizer.get_vocab() == made.processor.tokenizer.get_vocab()
     with pytest.raises(ValueError, match="attn_implementation"):
         answerer(qwen, attn_implementation="corehead")
-
-
-def test_generation_follows_the_temperature():
-    greedy = Generation.read({"max_new_tokens": 16, "temperature": 0, "top_p": 1.0, "num_beams": 1, "do_sample": True})
-    assert greedy.options == {
-        "max_new_tokens": 16, "do_sample": False, "temperature": None, "top_p": None, "top_k": None, "num_beams": 1,
-    }  # fmt: skip
-    sampled = Generation.read({"temperature": 0.7, "top_p": 0.8, "top_k": None})
-    assert sampled.options == {"max_new_tokens": MAX_NEW_TOKENS, "do_sample": True, "temperature": 0.7, "top_p": 0.8}
-
-
-def test_stops_end_an_answer_and_the_harness_default_does_not():
-    made = Generation.read({"until": ["\n\n", "END", "."]})
-    assert made.stops == ("END", ".")
-    assert made.cut("one\n\ntwo. three END") == "one\n\ntwo"
-    assert Generation.read({"until": "END"}).cut("a END b") == "a "
-    assert Generation.read({}).cut("a.\n\nb") == "a.\n\nb"
-    with pytest.raises(ValueError, match="until="):
-        Generation.read({"until": [3]})
 
 
 def test_what_generate_does_not_know_is_told_once(qwen, caplog):

@@ -63,6 +63,14 @@ def test_other_media_are_refused(part):
         read(part, text("?"))
 
 
+@pytest.mark.parametrize("source", ["http://a.org/b.png", "https://a.org/b.mp4", "data:image/png;base64," + "A" * 999])
+@pytest.mark.parametrize("kind", ["image", "video"])
+def test_a_url_is_refused_as_one(source, kind):
+    with pytest.raises(ValueError, match="it is a URL - media are read from files") as refusal:
+        read({"type": kind, "url": source}, text("?"))
+    assert source[:60] in str(refusal.value) and len(str(refusal.value)) < 200
+
+
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
     """20 frames at 10 per second; the number of a frame times ten is its grey."""
@@ -108,3 +116,11 @@ def test_missing_videos_and_parts_are_told(clip, tmp_path):
         read({"type": "video", "url": str(tmp_path / "none.mp4")}, text("?"))
     with pytest.raises(ValueError, match=r"seconds 5.0 to None .* lasts 1.9 s"):
         read({"type": "video", "url": str(clip), "start_time": 5.0}, text("?"))
+
+
+def test_a_video_that_is_cut_off_is_refused(clip, tmp_path):
+    cut = tmp_path / "cut.mkv"
+    cut.write_bytes(clip.read_bytes()[: clip.stat().st_size // 3])
+    for part in ({}, {"end_time": 0.2}):
+        with pytest.raises(ValueError, match=r"cut\.mkv is cut off: its header tells 2\.0 s"):
+            read({"type": "video", "url": str(cut), **part}, text("?"))

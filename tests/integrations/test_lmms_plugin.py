@@ -192,6 +192,39 @@ def test_a_broken_row(core_head, harness, caplog, on_error):
     assert harness[0][1] == {"additional_metrics": {"failed": 1}}
 
 
+@pytest.mark.parametrize("given_up", [SystemExit("video path: v.mp4 does not exist"), FileNotFoundError("no v.mp4")])
+@pytest.mark.parametrize("on_error", ["raise", "empty"])
+def test_a_task_that_gives_up_on_a_row(core_head, harness, caplog, given_up, on_error):
+    def no_video(row):
+        if row is model.task_dict["glyphs"]["test"][1]:
+            raise given_up
+        return to_messages(row)
+
+    model = made(core_head, on_error=on_error)
+    if on_error == "raise":
+        with pytest.raises(type(given_up)):
+            model.generate_until(requests([SHORT] * 3, no_video))
+        return
+    found = [result.text.strip() for result in model.generate_until(requests([SHORT] * 3, no_video))]
+    assert found == [rows()[0].answer, "", rows()[2].answer]
+    assert f"glyphs, test 1 is answered by an empty text: {given_up}" in caplog.text
+    assert harness[0][1] == {"additional_metrics": {"failed": 1}}
+
+
+def test_frames_and_system_prompt_reach_the_prompt(core_head):
+    model = made(core_head, max_frames=3, fps=0.5, system_prompt="Be short.")
+    assert (model.frames.most, model.frames.fps) == (3, 0.5)
+    message, *_ = model._conversation(requests([SHORT])[0]).messages
+    assert message == {"role": "system", "content": [{"type": "text", "text": "Be short."}]}
+
+
+def test_failures_of_another_task_are_not_counted_again(core_head, harness):
+    model = made(core_head)
+    model.answerer.num_failed = 5
+    model.generate_until(requests([SHORT]))
+    assert harness[0][1] == {"additional_metrics": {"failed": 0}}
+
+
 def test_each_process_has_a_device_of_its_own(core_head):
     own_device = sys.modules[core_head.__module__]._own_device
     several = SimpleNamespace(num_processes=2, device=torch.device("cuda", 1))

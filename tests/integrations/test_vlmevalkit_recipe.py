@@ -5,6 +5,7 @@ import importlib.util
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -34,18 +35,30 @@ class Chat:
         new = self.model.generate(**inputs, max_new_tokens=1, do_sample=False)[0, inputs["input_ids"].shape[1]:]
         return self.processor.tokenizer.decode(new)
 
-supported_VLM = {"Tiny": partial(Chat, model_path=FOLDER), "Fast": partial(Chat, model_path=FOLDER, use_vllm=True)}
+class Remote:
+    pass
+
+supported_VLM = {
+    "Tiny": partial(Chat, model_path=FOLDER), "Fast": partial(Chat, model_path=FOLDER, use_vllm=True), "Remote": Remote
+}
 """
 RUN = """
 import argparse, json
+from pathlib import Path
 from vlmeval.config import supported_VLM
 parser = argparse.ArgumentParser()
 parser.add_argument("--model", nargs="+")
 parser.add_argument("--data", nargs="+")
+parser.add_argument("--work-dir")
 args = parser.parse_args()
 for name in args.model:
-    model = supported_VLM[name]()
-    print(name, *(model.generate(message=json.load(open(row)), dataset="glyphs").strip() for row in args.data))
+    found = Path(args.work_dir, name, "glyphs.json")
+    if not found.exists():  # as infer_data_job does
+        model = supported_VLM[name]()
+        answers = [model.generate(message=json.load(open(row)), dataset="glyphs").strip() for row in args.data]
+        found.parent.mkdir(parents=True)
+        found.write_text(json.dumps(answers))
+    print(name, *json.loads(found.read_text()))
 """
 
 
@@ -89,7 +102,7 @@ def recipe():
 def run(kit, rows, capsys, *options, head_map=None):
     head_map = head_map or f"{find_models()['qwen3_vl']}-head-map"
     given = ["--base", "Tiny", "--head-map", head_map, "--sink-size", "4", "--window-size", "16", *options]
-    recipe().main([str(kit), *given, "--", "--data", *(path for path, _ in rows)])
+    recipe().main([str(kit), *given, "--", "--work-dir", str(kit / "outputs"), "--data", *(path for path, _ in rows)])
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("corehead-")]
     return line.split()
 
@@ -97,21 +110,52 @@ def run(kit, rows, capsys, *options, head_map=None):
 def test_its_model_answers_with_hybrid_prefill(kit, rows, capsys, tmp_path):
     head_map = HeadMap.from_pretrained(f"{find_models()['qwen3_vl']}-head-map")
     answers, keep = [answer for _, answer in rows], str(count_from_gap(head_map))
-    assert run(kit, rows, capsys, "--keep", keep) == ["corehead-Tiny", *answers]
-    # The same number of the worst heads finds nothing: their map is turned upside down.
+    name, *found = run(kit, rows, capsys, "--keep", keep)
+    assert name.startswith(f"corehead-Tiny-keep{keep}-") and found == answers
+    # The same number of the worst heads finds nothing: their map is turned upside down. Same folder of results.
     upside_down = dataclasses.replace(head_map, scores=head_map.scores.max() - head_map.scores, sums=None)
     upside_down.save_pretrained(tmp_path / "map")
-    assert run(kit, rows, capsys, "--keep", keep, head_map=str(tmp_path / "map"))[1:] != answers
+    other, *found = run(kit, rows, capsys, "--keep", keep, head_map=str(tmp_path / "map"))
+    assert other != name and found != answers
+    # And what was found under a setting's own name is taken up.
+    (tmp_path / "outputs" / name / "glyphs.json").write_text('["old"]')
+    assert run(kit, rows, capsys, "--keep", keep) == [name, "old"]
+
+
+def test_each_setting_has_a_name_of_its_own():
+    one = {"base": "Tiny", "base_options": {}, "head_map": "m", "keep": 1, "sink_size": 4, "window_size": 16}
+    others = [
+        {},
+        {"keep": 1.0},
+        {"keep": 2},
+        {"head_map": "n"},
+        {"sink_size": 5},
+        {"window_size": 17},
+        {"base": "Fast"},
+    ]
+    others += [{"base_options": {"temperature": 0}}, {"base_options": {"temperature": 0, "top_k": 1}}]
+    names = [recipe().run_name(SimpleNamespace(**{**one, **other})) for other in others]
+    assert len(set(names)) == len(others)
+    again = {**one, "base_options": {"top_k": 1, "temperature": 0}}
+    assert recipe().run_name(SimpleNamespace(**again)) == names[-1]
 
 
 def test_a_model_on_vllm_is_refused_and_can_be_moved_off_it(kit, rows, capsys):
-    with pytest.raises(ValueError, match="holds no transformers model"):
-        run(kit, rows, capsys, "--keep", "1.0", "--base", "Fast")
+    for given in (["--base", "Fast"], ["--base-options", '{"use_vllm": true}']):
+        with pytest.raises(SystemExit) as refusal:
+            run(kit, rows, capsys, "--keep", "1.0", *given)
+        assert refusal.value.code == 2
+        assert "add --base-options '{\"use_vllm\": false}'" in capsys.readouterr().err
     found = run(kit, rows, capsys, "--keep", "1.0", "--base", "Fast", "--base-options", '{"use_vllm": false}')
-    assert found == ["corehead-Fast", *(answer for _, answer in rows)]
+    assert found[0].startswith("corehead-Fast-keep1.0-") and found[1:] == [answer for _, answer in rows]
+
+
+def test_what_holds_no_transformers_model_is_refused(kit, rows, capsys):
+    with pytest.raises(ValueError, match=r"Remote holds no transformers model in \.model, but NoneType"):
+        run(kit, rows, capsys, "--keep", "1.0", "--base", "Remote")
 
 
 def test_an_unknown_base_is_refused(kit, capsys):
     with pytest.raises(SystemExit):
         recipe().main([str(kit), "--base", "Nobody", "--head-map", "h", "--keep", "1"])
-    assert "--base Nobody is none of VLMEvalKit's 2 models" in capsys.readouterr().err
+    assert "--base Nobody is none of VLMEvalKit's 3 models" in capsys.readouterr().err

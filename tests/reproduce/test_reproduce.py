@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,8 +18,10 @@ from corehead_hf import HeadMap, measure
 from corehead_hf.analysis import AnswerScorer, Result
 from corehead_hf.data import load
 from corehead_hf.families import family_of
+from corehead_hf.measuring.fingerprint import OtherConfiguration
 from corehead_hf.reproduce import paper_plan, reproduce, tiny_plan
 from corehead_hf.reproduce.plan import budgets_of
+from corehead_hf.reproduce.run import Run
 from tests.data.formats import mmlongbench_row, refcocog_row, write_mmlongbench, write_refcocog
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -92,7 +95,7 @@ def test_accuracies_are_those_of_the_answers(done, model):
 
 
 def test_ablation_of_the_top_heads_breaks_it_and_of_others_does_not(done):
-    curve = Result.load(done.folder / "results" / "ablation.json")
+    curve = Result.load(next((done.folder / "results").rglob("ablation.json")))
     assert curve.num_examples == 3 and curve.dense.value == 1
     accuracy = {(p.group, p.count): p.accuracy.value for p in curve.points}
     assert accuracy["top", 5] <= 0.34 and accuracy["bottom", 5] == 1
@@ -104,7 +107,7 @@ def test_single_numbers_stand_beside_the_papers(done):
     rows = {row["quantity"]: row for row in table(done, "figures-5-and-6")}
     assert rows["spearman between two of four data sets"]["paper"] == "Qwen3-VL-4B: 0.79 to 0.92"
     five = rows["score in percent with the top 5 heads ablated"]
-    curve = Result.load(done.folder / "results" / "ablation.json")
+    curve = Result.load(next((done.folder / "results").rglob("ablation.json")))
     (point,) = [p for p in curve.points if (p.group, p.count) == ("top", 5)]
     assert five["here"] == f"{100 * point.accuracy.value:.1f}" and "Qwen3-VL-4B: 27" in five["paper"]
     assert len(rows) == 7, "every quantity of the paper's figures has its row"
@@ -124,6 +127,41 @@ def test_another_plans_folder_is_refused(done):
         reproduce(replace(PLAN, window_size=8), done.folder, load_model)
 
 
+def test_another_models_folder_is_refused_and_a_model_that_cannot_be_loaded_ends_the_run(done, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(done.folder, folder)
+    next(folder.rglob("latency.json")).unlink()
+    with pytest.raises(OtherConfiguration, match="another model, or the same one loaded otherwise.*dtype"):
+        reproduce(PLAN, folder, lambda: (load_model()[0].to(torch.bfloat16), load_model()[1]))
+
+    def broken():
+        raise ValueError("there is none")
+
+    with pytest.raises(RuntimeError, match="the model .* could not be loaded: there is none"):
+        reproduce(PLAN, folder, broken)
+
+
+def test_a_map_that_was_being_saved_when_the_run_was_killed_is_made_again(done, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(done.folder, folder)
+    cut = folder / "maps" / PLAN.measured[0].name / "evidence"
+    for path in cut.glob("*.json"):  # the configuration is written last
+        path.unlink()
+    again = reproduce(PLAN, folder, load_model)
+    assert again.missing == {} and again.mark == done.mark
+
+
+def test_results_of_one_ranking_are_not_those_of_another(done, tmp_path):
+    other = Run(PLAN, tmp_path, load_model)
+    other.maps = {name: head_map for name, head_map in list(done.maps.items())[1:]}  # one data set came later
+    assert other.mark != done.mark
+    kept = next((done.folder / "results").rglob("ablation.json"))
+    assert kept.parent.name == done.mark
+    (tmp_path / "results").mkdir()
+    shutil.copytree(kept.parent, tmp_path / "results" / done.mark)
+    assert other.saved("ablation") is None and done.saved("ablation") is not None
+
+
 def test_an_unknown_step_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"steps \['tables'\] were asked for - there are maps, key-tokens"):
         reproduce(PLAN, tmp_path, load_model, only=["tables"])
@@ -131,7 +169,7 @@ def test_an_unknown_step_is_refused(tmp_path):
 
 def test_only_some_steps(tmp_path, model):
     run = reproduce(PLAN, tmp_path, lambda: model, only=["latency"])
-    assert {path.name for path in (tmp_path / "results").iterdir()} == {"latency.json"}
+    assert {path.name for path in (tmp_path / "results").rglob("*.json")} == {"latency.json"}
     assert [row["tokens"] for row in table(run, "figure-7-prefill")] == ["64", "256"]
 
 
@@ -145,7 +183,7 @@ def test_killed_again_and_again_it_gives_the_same_results(done, tmp_path):
     status, kills = map(int, ended.stdout.split())
     assert status == 0 and kills >= 2
     expected, found = (
-        {name: without_times(data) for name, data in files(folder, "results/*.json").items() if "latency" not in name}
+        {name: without_times(data) for name, data in files(folder, "results/*/*.json").items() if "latency" not in name}
         for folder in (done.folder, tmp_path)
     )
     assert found == expected
@@ -207,7 +245,7 @@ def test_what_is_there_in_the_real_formats_is_done(tmp_path, model):
         "accuracy on mlvu",
         "accuracy on video-mme",
     }
-    curve = Result.load(tmp_path / "out" / "results" / "ablation.json")
+    curve = Result.load(next((tmp_path / "out" / "results").rglob("ablation.json")))
     assert (curve.dataset, curve.num_examples) == ("mmlongbench", 2)
-    assert len(Result.load(tmp_path / "out" / "results" / "stability.json").names) == 2
+    assert len(Result.load(next((tmp_path / "out" / "results").rglob("stability.json"))).names) == 2
     assert table(run, "figure-7-prefill")[0]["tokens"] == "64"
