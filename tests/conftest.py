@@ -29,11 +29,11 @@ def make_torchvision_importable():
         return library  # the schemas live as long as this object
 
 
+if not torch.cuda.is_available():  # before triton, which torchvision imports: kernels then run interpreted, on the CPU
+    os.environ["TRITON_INTERPRET"] = "1"
+
 if importlib.util.find_spec("torchvision"):  # before transformers imports it
     TORCHVISION_OPERATORS = make_torchvision_importable()
-
-if not torch.cuda.is_available():  # before triton is imported: kernels then run interpreted, on the CPU
-    os.environ["TRITON_INTERPRET"] = "1"
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # workers side by side share the cores
     torch.set_num_threads(1)

@@ -222,11 +222,14 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
         raise RowError("missing_media", f"the video {path} does not exist.")
     try:
         with av.open(str(path.absolute()), metadata_errors="replace") as container:  # titles may be in any encoding
-            streams = [
-                one for one in container.streams.video if one.codec_context and not one.disposition & ATTACHED_PICTURE
-            ]
+            streams = [one for one in container.streams.video if one.codec_context and not _is_cover(one)]
             if not streams:
                 raise RowError("corrupt_media", f"{path} holds no video.")
             yield container, streams[0]
     except (av.error.FFmpegError, IndexError) as error:  # IndexError: PyAV, of a stream that begins late in the file
         raise RowError("corrupt_media", f"the video {path} cannot be decoded: {error}.") from error
+
+
+def _is_cover(stream: Any) -> bool:
+    disposition = getattr(stream, "disposition", None)  # none in PyAV 13 and 14.0; a plain Flag in 15
+    return disposition is not None and bool(disposition.value & ATTACHED_PICTURE)

@@ -1,6 +1,8 @@
 """Sound files that are not plain, and broken ones: each frame is the one that decoding from the beginning gives."""
 
+import enum
 import struct
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -9,7 +11,7 @@ from formats import encoded
 from test_video_file import from_the_beginning, written
 
 from corehead_hf.data.example_set import RowError
-from corehead_hf.data.video_file import frame_count, read_frames, read_video, whole_times
+from corehead_hf.data.video_file import _is_cover, frame_count, read_frames, read_video, whole_times
 from corehead_hf.integrations.conversation import Frames
 
 H264 = {"x264-params": "keyint=12:min-keyint=12:scenecut=0:open-gop=1:bframes=3:b-pyramid=normal"}
@@ -136,6 +138,13 @@ def test_a_cover_in_front_of_the_video_is_not_the_video(tmp_path):
     with av.open(str(path)) as container:
         assert container.streams.video[0].codec_context.name == "mjpeg"
     assert read_video(path, 8).frames.shape == (8, 48, 64, 3)
+
+
+@pytest.mark.parametrize("kind", [enum.Flag, enum.IntFlag])  # PyAV 15's and 18's
+def test_a_cover_is_told_by_its_disposition(kind):
+    disposition = kind("Disposition", {"default": 1, "attached_pic": 0x400})
+    for found, cover in ((disposition(0), False), (disposition(1), False), (disposition(0x401), True)):
+        assert _is_cover(SimpleNamespace(disposition=found)) is cover
 
 
 @pytest.mark.parametrize("name, codec", [("a.mkv", "libx264"), ("a.webm", "libvpx-vp9")])
