@@ -1,6 +1,7 @@
 """enable_hybrid(fuse=True): the same to rounding, in this model only, and undone without a trace."""
 
 import copy
+import functools
 import inspect
 import io
 import logging
@@ -571,6 +572,28 @@ def test_installing_says_what_it_did_and_moves_no_random_number(caplog):
         hybrid(model, fuse=True)
     assert torch.equal(torch.get_rng_state(), state)
     assert f"fused: {L} FusedAttention, {L} FusedMLP, {4 * L + 1} FusedNorm, 1 LastLayer" in caplog.text
+
+
+@pytest.mark.parametrize("part", ["mlp", "self_attn"])
+def test_a_function_around_a_native_forward_is_not_dropped(part, monkeypatch, caplog):
+    """As libraries patch a class: functools.wraps makes it look like what it wraps."""
+    model = hybrid(AutoCoReModel.from_model(build("qwen3_vl")))
+    module = getattr(layers(model)[0], part)
+    cls = getattr(type(module), "native_class", type(module))
+    native = cls.forward
+
+    @functools.wraps(native)
+    def doubled(self, *args, **kwargs):
+        found = native(self, *args, **kwargs)
+        return (2 * found[0], *found[1:]) if isinstance(found, tuple) else 2 * found
+
+    plain = prefill(model, text_inputs(20)).logits
+    monkeypatch.setattr(cls, "forward", doubled)
+    expected = prefill(model, text_inputs(20)).logits
+    assert float((expected - plain).abs().max()) > 0.1
+    hybrid(model, fuse=True)
+    assert f"left native in {L} modules" in caplog.text
+    torch.testing.assert_close(prefill(model, text_inputs(20)).logits, expected, atol=5e-5, rtol=0)
 
 
 def test_without_triton(caplog, variant):

@@ -289,3 +289,14 @@ def test_a_visual_mask_of_another_batch_is_refused(model):
         pytest.raises(ValueError, match="3 rows, the batch 2"),
     ):
         logits(model, **text_inputs(8, 2))
+
+
+@pytest.mark.parametrize("ablation", ["visual", "stream"])
+def test_attention_dropout_is_refused_where_it_would_be_left_out(ablation):
+    model = AutoCoReModel.from_model(build("qwen3_vl", attention_dropout=0.4))
+    inputs = inputs_for(model)
+    with model.ablate_heads(HEADS, ablation, **options_for(ablation, inputs)):
+        logits(model, **inputs)
+        model.train()
+        with pytest.raises(ValueError, match="asked with attention_dropout=0.4 in training"):
+            model(**inputs)
