@@ -125,9 +125,14 @@ def check_subject(study: str, model: Any, head_map: HeadMap) -> None:
         )
 
 
+def scores_digest(head_map: HeadMap) -> str:
+    """Hash of the scores, 32 hexadecimal digits: another ranking is another digest."""
+    return hashlib.sha256(head_map.scores.numpy().tobytes()).hexdigest()[:32]
+
+
 def ranking_mark(head_map: HeadMap) -> str:
     """What a journal's fingerprint says of the ranking that a study goes by."""
-    return f"{head_map.dataset}, sha256 {hashlib.sha256(head_map.scores.numpy().tobytes()).hexdigest()[:32]}"
+    return f"{head_map.dataset}, sha256 {scores_digest(head_map)}"
 
 
 @contextmanager

@@ -40,20 +40,19 @@ def frame_times(path: Path) -> np.ndarray:
     """Seconds from the first frame at which each frame is shown, rising, float64 [frames]; reads no pixels."""
     with _opened(path) as (container, stream):
         stamps = [packet.pts for packet in container.demux(stream) if _shown(packet)]
-        if not stamps:
-            raise RowError("corrupt_media", f"the video {path} holds no frames with a time.")
-        times = np.sort(np.array(stamps, dtype=np.float64)) * float(stream.time_base)
-        return times - times[0]
+        return _times(path, stamps, stream.time_base)
+
+
+def _times(path: Path, stamps: Sequence[int], time_base: Any) -> np.ndarray:
+    if not stamps:
+        raise RowError("corrupt_media", f"the video {path} holds no frames with a time.")
+    times = np.sort(np.array(stamps, dtype=np.float64)) * float(time_base)
+    return times - times[0]
 
 
 def _shown(packet: Any) -> bool:
     """Whether a packet has a frame to be shown: an edit list hides those that only others are decoded from."""
     return bool(packet.size) and packet.pts is not None and not packet.is_discard
-
-
-def frame_count(path: Path) -> int:
-    """Frames in the file, counted, not as its header claims."""
-    return len(frame_times(path))
 
 
 def frame_rate(path: Path) -> float:
@@ -193,17 +192,19 @@ def whole_times(path: Path) -> np.ndarray:
     Raises:
         RowError: they last less or are fewer: the file is cut off. Also where it is missing or broken.
     """
-    times, begin, end, partial = frame_times(path), 0.0, 0.0, False
-    found = len(times)
+    stamps, begin, end, partial = [], 0.0, 0.0, False
     with _opened(path) as (container, stream):
         told, kinds = stream.frames, set(container.format.name.split(","))
         length = float(stream.duration * stream.time_base) if stream.duration else (container.duration or 0) / 1e6
         for packet in container.demux(*[stream] * bool(stream.duration)):  # the file's length may be another stream's
             partial |= packet.is_corrupt and bool(kinds & set(INDEXED))
+            if packet.stream.index == stream.index and _shown(packet):
+                stamps.append(packet.pts)
             if packet.size and packet.pts is not None:
                 begin = min(begin, float(packet.pts * packet.time_base))
                 end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-    seconds = end - begin
+        times = _times(path, stamps, stream.time_base)
+    found, seconds = len(times), end - begin
     short = seconds < WHOLE * length - 1  # the last frame's own time may not be told
     few = found < WHOLE * told and not ("mp4" in kinds and seconds >= WHOLE * length)  # an edit list hides frames
     if few or short or partial:
@@ -231,5 +232,4 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
 
 
 def _is_cover(stream: Any) -> bool:
-    disposition = getattr(stream, "disposition", None)  # none in PyAV 13 and 14.0; a plain Flag in 15
-    return disposition is not None and bool(disposition.value & ATTACHED_PICTURE)
+    return bool(stream.disposition.value & ATTACHED_PICTURE)  # a plain Flag in PyAV 15

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields, is_dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,22 @@ class Slot:
     """One place of the data: its example can be built, once it is known to be needed.
 
     Attributes:
-        mark: hash of what the data say of the example, its pictures and videos left out; "" where that is not known.
+        content: what the data say of the example, its pictures and videos left out; None where that is not known.
     """
 
     index: int
     id: str | None
     build: Callable[[], tuple[Example, Changes]]
-    mark: str = ""
+    content: Any = None
+
+    @cached_property
+    def mark(self) -> str:
+        """Hash of the content, "" without; only a run that is kept asks for it."""
+        if self.content is None:
+            return ""
+        # A row may hold its picture's bytes.
+        text = json.dumps(self.content, sort_keys=True, default=lambda x: None if isinstance(x, bytes) else repr(x))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def slots(examples: Iterable[Example]) -> Iterator[Slot]:
@@ -45,7 +54,7 @@ def slots(examples: Iterable[Example]) -> Iterator[Slot]:
         for index, row in enumerate(examples.source.iter_rows()):
             build = partial(build_example, row, row.id in seen, examples.on_error)
             # A row that repeats an id has none of its own.
-            yield Slot(index, None if row.id in seen else row.id, build, _mark(row.content))
+            yield Slot(index, None if row.id in seen else row.id, build, row.content)
             if row.id is not None:
                 seen.add(row.id)
         return
@@ -58,7 +67,7 @@ def slots(examples: Iterable[Example]) -> Iterator[Slot]:
             )
         places[example.id] = index
         content = {name: value for name, value in vars(example).items() if name != "media"}
-        yield Slot(index, example.id, partial(_ready, example), _mark(content))
+        yield Slot(index, example.id, partial(_ready, example), content)
 
 
 def data_options(examples: Iterable[Example]) -> dict[str, Any]:
@@ -96,13 +105,6 @@ def refuse_other_example(folder: Path, slot: Slot, kept: tuple[str | None, str] 
             f"{folder}: what the data say of example {slot.id!r} at {slot.index} was changed since the run that is "
             "resumed. Resume with the data as they were, or begin in another folder."
         )
-
-
-def _mark(content: Any) -> str:
-    if content is None:
-        return ""
-    text = json.dumps(content, sort_keys=True, default=repr)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _ready(example: Example) -> tuple[Example, Changes]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from corehead_hf.analysis import Result
+from corehead_hf.analysis.passes import scores_digest
 from corehead_hf.data import ExampleSet, load
 from corehead_hf.head_map import HeadMap
 from corehead_hf.measuring.batch import input_device
@@ -93,7 +93,7 @@ class Run:
     @cached_property
     def mark(self) -> str:
         """The folder of results and answers: they are of one ranking, and data that come later make another."""
-        return hashlib.sha256(self.head_map.scores.numpy().tobytes()).hexdigest()[:8]
+        return scores_digest(self.head_map)[:8]
 
     def examples(self, source: Source, limit: int | None = None, answered: bool = False) -> ExampleSet:
         """A data set's examples; wrong rows, and media that are missing or broken, are skipped and counted."""

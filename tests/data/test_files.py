@@ -17,7 +17,7 @@ from corehead_hf.data.example_set import RowError
 from corehead_hf.data.files import CHUNK, RowCursor, json_array, parquet_batches, resolve
 from corehead_hf.data.image_file import read_image
 from corehead_hf.data.mmlongbench_doc import _rendered
-from corehead_hf.data.video_file import frame_count, frame_rate, read_frames, read_video, sample_evenly
+from corehead_hf.data.video_file import frame_rate, frame_times, read_frames, read_video, sample_evenly
 
 
 def saved(image, kind, **options):
@@ -77,7 +77,7 @@ def test_broken_pictures_are_named(tmp_path, content, reason):
 
 def test_frames_are_those_that_were_asked(tmp_path):
     path = write_video(tmp_path / "a.mp4", 40)
-    assert frame_count(path) == 40 and frame_rate(path) == 10
+    assert len(frame_times(path)) == 40 and frame_rate(path) == 10
     frames = read_frames(path, [0, 1, 7, 25, 39])
     assert frames.dtype == np.uint8 and frames.shape == (5, 48, 64, 3)
     assert frame_numbers(frames) == [0, 1, 7, 25, 39]
@@ -97,9 +97,9 @@ def test_broken_videos_are_named(tmp_path):
     with pytest.raises(RowError, match=r"bad\.mp4 cannot be decoded"):
         read_frames(write_bytes(tmp_path / "bad.mp4", b"no video"), [0])
     with pytest.raises(RowError, match="does not exist"):
-        frame_count(tmp_path / "absent.mp4")
+        frame_times(tmp_path / "absent.mp4")
     with pytest.raises(RowError, match="holds no video|cannot be decoded|no frames"):
-        frame_count(write_bytes(tmp_path / "a.srt", b"1\n00:00:00,000 --> 00:00:01,000\nhello\n"))
+        frame_times(write_bytes(tmp_path / "a.srt", b"1\n00:00:00,000 --> 00:00:01,000\nhello\n"))
     for ids in ([], [2, 1], [1, 1], [-1]):
         with pytest.raises(ValueError, match="strictly rising"):
             read_frames(write_video(tmp_path / "a.mp4", 3), ids)
@@ -191,7 +191,7 @@ def test_what_is_neither_folder_nor_hub_data_set_is_refused(tmp_path):
 @pytest.mark.parametrize(
     "module, read, extra",
     [
-        ("av", lambda path: frame_count(path), "video"),
+        ("av", lambda path: len(frame_times(path)), "video"),
         ("pyarrow", lambda path: next(parquet_batches(path, ["n"])), "data"),
         ("pypdfium2", lambda path: _rendered(path, 144, None), "pdf"),
     ],

@@ -11,7 +11,7 @@ from formats import encoded
 from test_video_file import from_the_beginning, written
 
 from corehead_hf.data.example_set import RowError
-from corehead_hf.data.video_file import _is_cover, frame_count, read_frames, read_video, whole_times
+from corehead_hf.data.video_file import _is_cover, frame_times, read_frames, read_video, whole_times
 from corehead_hf.integrations.conversation import Frames
 
 H264 = {"x264-params": "keyint=12:min-keyint=12:scenecut=0:open-gop=1:bframes=3:b-pyramid=normal"}
@@ -84,7 +84,7 @@ def test_packets_that_show_nothing_do_not_move_frames(tmp_path, kind, suffix):
     path = odd(tmp_path, kind, suffix)
     frames = from_the_beginning(path)
     assert 60 < len(frames) < 120
-    assert "trimmed" not in kind or frame_count(path) == len(frames)
+    assert "trimmed" not in kind or len(frame_times(path)) == len(frames)
     for number in range(0, len(frames), 7):
         np.testing.assert_array_equal(read_frames(path, [number])[0], frames[number])
     video = read_video(path, 8)
@@ -100,7 +100,7 @@ def test_a_part_to_the_end_is_counted_in_frames_that_come_out(tmp_path, kind, su
     path = odd(tmp_path, kind, suffix)
     with av.open(str(path)) as container:
         times = np.array([frame.time for frame in container.decode(video=0)])
-    assert len(times) < frame_count(path)
+    assert len(times) < len(frame_times(path))
     late = np.flatnonzero(times - times[0] >= 5.0)
     video = Frames(3).read(str(path), start=5.0)
     assert (video.frame_ids[0], video.frame_ids[-1]) == (late[0], late[-1])

@@ -19,8 +19,8 @@ GIVEN = [
 ]  # fmt: skip
 
 
-def slot(answer, mark=""):
-    return Slot(answer.index, answer.id, None, mark)
+def slot(answer, content=None):
+    return Slot(answer.index, answer.id, None, content)
 
 
 def filled(folder, answers=GIVEN, mark=MARK):
@@ -144,7 +144,7 @@ def test_the_same_answer_twice_may_have_taken_another_time(tmp_path):
 
 
 def test_an_example_that_says_something_else_now_is_refused(tmp_path):
-    filled(tmp_path, [replace(GIVEN[0], mark="a"), *GIVEN[1:]])
+    filled(tmp_path, [replace(GIVEN[0], mark=slot(GIVEN[0], "a").mark), *GIVEN[1:]])
     kept = Answers(tmp_path, MARK)
     assert kept.get(slot(GIVEN[0], "a"), 4).text == GIVEN[0].text
     with pytest.raises(ValueError, match="what the data say of example 'e0' at 0 was changed"):

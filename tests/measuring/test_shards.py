@@ -34,8 +34,8 @@ def same(a, b):
     return equal and all(getattr(a, name) == getattr(b, name) for name in fields)
 
 
-def slot(index, identity, mark=""):
-    return Slot(index, identity, None, mark)
+def slot(index, identity, content=None):
+    return Slot(index, identity, None, content)
 
 
 def keep(folder, *outcomes):
@@ -157,7 +157,7 @@ def test_an_id_has_one_place_and_a_place_one_id(tmp_path):
 
 
 def test_an_example_that_says_something_else_now_is_refused(tmp_path):
-    keep(tmp_path, outcome(0, mark="a"), outcome(1))
+    keep(tmp_path, outcome(0, mark=slot(0, "é-0", "a").mark), outcome(1))
     shards = Shards(tmp_path, PRINT)
     assert same(shards.get(slot(0, "é-0", "a"), 4), outcome(0)) and shards.get(slot(0, "é-0"), 4) is not None
     assert shards.get(slot(1, "é-1", "b"), 4) is not None, "nothing was known of what the data said"

@@ -11,7 +11,7 @@ from corehead_hf.data import load
 from corehead_hf.data.example_set import ExampleSet, Excluded, NoExample, Row, RowError
 from corehead_hf.data.report import Report
 from corehead_hf.measuring.outcome import Outcome
-from corehead_hf.measuring.slots import data_options, note_in_report, slots
+from corehead_hf.measuring.slots import Slot, data_options, note_in_report, slots
 
 
 def example(name):
@@ -99,3 +99,11 @@ def test_a_mark_tells_what_the_data_say(tmp_path):
     assert next(slots([given])).mark == next(slots([changed])).mark, "pictures are left out"
     for field, value in (("answer", "here"), ("question", "who?"), ("evidence", ()), ("details", {"task": "x"})):
         assert next(slots([given])).mark != next(slots([replace(given, **{field: value})])).mark
+
+
+def test_a_mark_leaves_the_bytes_of_a_picture_out():
+    def mark(picture, text):
+        return Slot(0, "a", None, {"image": {"bytes": picture}, "text": text}).mark
+
+    assert mark(b"one", "x") == mark(b"two", "x") != mark(b"one", "y")
+    assert Slot(0, "a", None).mark == ""
